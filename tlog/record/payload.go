@@ -1,0 +1,255 @@
+package record
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/tallystick/tallystick/tlog"
+)
+
+const (
+	// MaxRecord is the largest record, in bytes before compression, that is sealed or opened.
+	MaxRecord = 192 << 20
+	// KeyBytes is the length of a data key.
+	KeyBytes = 32
+	// MaxKeyID is the longest name of a data key, in bytes.
+	MaxKeyID = 64
+
+	recordMagic  = "TSR1"
+	payloadMagic = "TSP1"
+	nonceBytes   = 12
+	tagBytes     = 16
+	// window is how far back the compressor looks, and so what a decoder must hold.
+	window = 1 << 20
+)
+
+// Append appends the plain bytes of the record: "TSR1", the number of fields as one byte, then for each field the
+// length of its name as one byte, the name, the salt, the length of the value as uint32 big-endian, and the value.
+func (r Record) Append(b []byte) ([]byte, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	b = append(b, recordMagic...)
+	b = append(b, byte(len(r)))
+	for i := range r {
+		f := &r[i]
+		b = append(b, byte(len(f.Name)))
+		b = append(b, f.Name...)
+		b = append(b, f.Salt[:]...)
+		b = binary.BigEndian.AppendUint32(b, uint32(len(f.Value)))
+		b = append(b, f.Value...)
+	}
+	return b, nil
+}
+
+// size returns the number of bytes that Append will write.
+func (r Record) size() int {
+	n := len(recordMagic) + 1
+	for i := range r {
+		n += 1 + len(r[i].Name) + SaltBytes + 4 + len(r[i].Value)
+	}
+	return n
+}
+
+// ParseRecord is the exact inverse of Append. The values alias b.
+func ParseRecord(b []byte) (Record, error) {
+	rest, ok := bytes.CutPrefix(b, []byte(recordMagic))
+	if !ok || len(rest) == 0 {
+		return nil, errors.New("record: not a record")
+	}
+	count := int(rest[0])
+	rest = rest[1:]
+	r := make(Record, 0, min(count, MaxFields))
+	for i := range count {
+		var f Field
+		if len(rest) < 1 || len(rest) < 1+int(rest[0])+SaltBytes+4 {
+			return nil, fmt.Errorf("record: ends within field %d of %d", i, count)
+		}
+		n := int(rest[0])
+		f.Name = string(rest[1 : 1+n])
+		rest = rest[1+n:]
+		rest = rest[copy(f.Salt[:], rest):]
+		size := int64(binary.BigEndian.Uint32(rest))
+		rest = rest[4:]
+		if int64(len(rest)) < size {
+			return nil, fmt.Errorf("record: ends within the value of field %d of %d", i, count)
+		}
+		f.Value = rest[:size:size]
+		rest = rest[size:]
+		r = append(r, f)
+	}
+	if len(rest) != 0 {
+		return nil, fmt.Errorf("record: %d bytes after the last field", len(rest))
+	}
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// A Binding is what a payload is sealed for. A payload opens for no other.
+type Binding struct {
+	Kind    Kind
+	Session ID        // zero where the entry has none
+	Root    tlog.Hash // the root of the record tree
+}
+
+func (b Binding) aad(header []byte) []byte {
+	a := make([]byte, 0, len(header)+1+len(b.Kind)+len(b.Session)+len(b.Root))
+	a = append(a, header...)
+	a = append(a, byte(len(b.Kind)))
+	a = append(a, b.Kind...)
+	a = append(a, b.Session[:]...)
+	return append(a, b.Root[:]...)
+}
+
+// A Coder compresses and seals records, and opens them. Safe for concurrent use; make one and keep it.
+type Coder struct {
+	enc *zstd.Encoder
+	dec *zstd.Decoder
+}
+
+// NewCoder returns a coder that uses at most workers encoders at a time (as many as there are cores is best).
+func NewCoder(workers int) (*Coder, error) {
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(workers),
+		zstd.WithWindowSize(window), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false))
+	if err != nil {
+		return nil, fmt.Errorf("zstd encoder: %w", err)
+	}
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(workers), zstd.WithDecoderMaxMemory(MaxRecord+1<<20),
+		zstd.WithDecoderMaxWindow(8<<20))
+	if err != nil {
+		return nil, fmt.Errorf("zstd decoder: %w", err)
+	}
+	return &Coder{enc: enc, dec: dec}, nil
+}
+
+// Seal returns the record compressed with zstd and sealed with AES-256-GCM under a data key, for one entry only.
+//
+//	"TSP1" || len(keyID) as one byte || keyID || nonce[12] || ciphertext || tag[16]
+//
+// keyID names the key to whoever keeps keys; it stands in the clear and is authenticated, as is the binding.
+// A key may seal many payloads: nonces are random.
+func (c *Coder) Seal(r Record, key []byte, keyID string, b Binding) ([]byte, error) {
+	if len(keyID) == 0 || len(keyID) > MaxKeyID {
+		return nil, fmt.Errorf("record: the name of a data key has 1 to %d bytes", MaxKeyID)
+	}
+	n := r.size()
+	if n > MaxRecord {
+		return nil, fmt.Errorf("record: %d bytes are over the limit of %d: %w", n, MaxRecord, tlog.ErrTooLarge)
+	}
+	gcm, err := newGCM(key)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := r.Append(make([]byte, 0, n))
+	if err != nil {
+		return nil, err
+	}
+	header := make([]byte, 0, len(payloadMagic)+1+len(keyID))
+	header = append(header, payloadMagic...)
+	header = append(header, byte(len(keyID)))
+	header = append(header, keyID...)
+	packed := c.enc.EncodeAll(plain, make([]byte, 0, n/2+128))
+	clear(plain)
+	out := make([]byte, 0, len(header)+nonceBytes+len(packed)+tagBytes)
+	out = append(out, header...)
+	out = gcm.Seal(out, nil, packed, b.aad(header)) // prepends its random nonce
+	clear(packed)
+	return out, nil
+}
+
+// KeyOf returns the name of the key that a payload was sealed under, as the payload itself has it: unproven until
+// the payload opens.
+func KeyOf(payload []byte) (string, error) {
+	header, err := payloadHeader(payload)
+	if err != nil {
+		return "", err
+	}
+	return string(header[len(payloadMagic)+1:]), nil
+}
+
+func payloadHeader(payload []byte) ([]byte, error) {
+	n := len(payloadMagic) + 1
+	if len(payload) < n || string(payload[:len(payloadMagic)]) != payloadMagic {
+		return nil, errors.New("record: not a payload")
+	}
+	n += int(payload[n-1])
+	if n == len(payloadMagic)+1 || n > len(payloadMagic)+1+MaxKeyID || len(payload) < n+nonceBytes+tagBytes {
+		return nil, errors.New("record: not a payload")
+	}
+	return payload[:n:n], nil
+}
+
+// ErrSealed means that a payload does not open: another key, another entry, or changed bytes. It does not say which.
+var ErrSealed = errors.New("record: the payload does not open with this key for this entry")
+
+// Open returns the record of a payload whose entry states the binding. The record's root is checked against it, so
+// that what is returned is what the entry commits to. A payload that would unpack to more than MaxRecord is refused
+// before it does.
+func (c *Coder) Open(payload, key []byte, b Binding) (Record, error) {
+	header, err := payloadHeader(payload)
+	if err != nil {
+		return nil, err
+	}
+	gcm, err := newGCM(key)
+	if err != nil {
+		return nil, err
+	}
+	packed, err := gcm.Open(nil, nil, payload[len(header):], b.aad(header))
+	if err != nil {
+		return nil, ErrSealed
+	}
+	plain, err := c.unpack(packed)
+	if err != nil {
+		return nil, err
+	}
+	r, err := ParseRecord(plain)
+	if err != nil {
+		return nil, err
+	}
+	if r.Root() != b.Root {
+		return nil, errors.New("record: the payload holds another record than its entry commits to")
+	}
+	return r, nil
+}
+
+// unpack decompresses one or more zstd frames into at most MaxRecord bytes.
+func (c *Coder) unpack(packed []byte) ([]byte, error) {
+	var h zstd.Header
+	if err := h.Decode(packed); err != nil {
+		return nil, fmt.Errorf("record: unpack: %w", err)
+	}
+	if h.HasFCS && h.FrameContentSize > MaxRecord {
+		return nil, fmt.Errorf("record: a payload that unpacks to %d bytes is over the limit of %d", h.FrameContentSize, MaxRecord)
+	}
+	plain, err := c.dec.DecodeAll(packed, nil)
+	if err != nil {
+		return nil, fmt.Errorf("record: unpack: %w", err)
+	}
+	if len(plain) > MaxRecord {
+		return nil, fmt.Errorf("record: a payload that unpacks to %d bytes is over the limit of %d", len(plain), MaxRecord)
+	}
+	return plain, nil
+}
+
+func newGCM(key []byte) (cipher.AEAD, error) {
+	if len(key) != KeyBytes {
+		return nil, fmt.Errorf("record: a data key has %d bytes, not %d", KeyBytes, len(key))
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}
+
+// Sum returns the digest by which a payload is found: SHA-256 of its sealed bytes.
+func Sum(payload []byte) tlog.Hash { return sha256.Sum256(payload) }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"golang.org/x/mod/sumdb/note"
 )
@@ -27,15 +28,17 @@ func (c Checkpoint) Text() []byte {
 	return fmt.Appendf(nil, "%s\n%d\n%s\n", c.Origin, c.Size, c.Root)
 }
 
-// CheckOrigin says whether origin can name a log: it is a line of a note and the name of a key.
+// MaxOrigin is the longest origin, in bytes: as much as an ML-DSA-44 cosignature can name.
+const MaxOrigin = 255
+
+// CheckOrigin says whether origin can name a log: it is a line of a note and the name of a key, so it has none of the
+// spaces and pluses that signed-note keeps out of names, and no control characters.
 func CheckOrigin(origin string) error {
-	if origin == "" || len(origin) > 200 {
-		return errors.New("tlog: an origin has 1 to 200 characters")
+	if origin == "" || len(origin) > MaxOrigin {
+		return fmt.Errorf("tlog: an origin has 1 to %d bytes, not %d", MaxOrigin, len(origin))
 	}
-	for _, r := range origin {
-		if r <= ' ' || r == '+' || r == 0x7f || r == 0xfffd || (r >= 0x80 && r < 0xa1) || r == 0x2028 || r == 0x2029 || r == 0x3000 {
-			return fmt.Errorf("tlog: the origin %q has a space, a plus sign or a control character; use a schema-less URL such as log.example/2026", origin)
-		}
+	if !validKeyName(origin) || strings.ContainsFunc(origin, unicode.IsControl) {
+		return fmt.Errorf("tlog: the origin %q has a space, a plus sign or a control character; use a schema-less URL such as log.example/2026", origin)
 	}
 	return nil
 }
@@ -46,6 +49,9 @@ func ParseCheckpoint(text []byte) (Checkpoint, error) {
 	var c Checkpoint
 	if len(text) > MaxCheckpoint {
 		return c, fmt.Errorf("tlog: a checkpoint of %d bytes is over the limit of %d", len(text), MaxCheckpoint)
+	}
+	if err := checkNoteText(string(text)); err != nil {
+		return c, err
 	}
 	s, ok := strings.CutSuffix(string(text), "\n")
 	if !ok {
@@ -71,28 +77,37 @@ func ParseCheckpoint(text []byte) (Checkpoint, error) {
 	if err != nil {
 		return c, fmt.Errorf("the checkpoint's root: %w", err)
 	}
-	c = Checkpoint{Origin: lines[0], Size: size, Root: root}
 	if size == 0 && root != EmptyRoot() {
 		return c, errors.New("tlog: a checkpoint of size 0 has another root than the empty tree")
 	}
-	return c, nil
+	return Checkpoint{Origin: lines[0], Size: size, Root: root}, nil
+}
+
+// UnverifiedCheckpoint reads a signed checkpoint without a key: what it says, and not whether anyone said it. An
+// error means that the bytes are no signed checkpoint at all.
+func UnverifiedCheckpoint(signed []byte) (Checkpoint, error) {
+	n, err := parseNote(signed)
+	if err != nil {
+		return Checkpoint{}, err
+	}
+	return ParseCheckpoint([]byte(n.text))
 }
 
 // OpenCheckpoint reads a signed checkpoint and verifies it with the log's own keys: at least one of them signed, none
 // that is known failed, and the origin is the name of the keys. Signatures by unknown keys are ignored. The note holds
-// the signatures that were verified and those that were not.
+// the signatures that were verified, one a key, and those of unknown keys.
+//
+// A signature that failed is a [note.InvalidSignatureError], the absence of any by these keys a
+// [note.UnverifiedNoteError]; other errors say that the bytes are no checkpoint of this log.
 func OpenCheckpoint(signed []byte, keys ...note.Verifier) (Checkpoint, *note.Note, error) {
 	if len(keys) == 0 {
 		return Checkpoint{}, nil, errors.New("tlog: no key of the log is known; name one")
 	}
-	if len(signed) > MaxCheckpoint {
-		return Checkpoint{}, nil, fmt.Errorf("tlog: a signed checkpoint of %d bytes is over the limit of %d", len(signed), MaxCheckpoint)
-	}
-	n, err := note.Open(signed, note.VerifierList(keys...))
+	n, err := parseNote(signed)
 	if err != nil {
-		return Checkpoint{}, nil, fmt.Errorf("checkpoint: %w", err)
+		return Checkpoint{}, nil, err
 	}
-	c, err := ParseCheckpoint([]byte(n.Text))
+	c, err := ParseCheckpoint([]byte(n.text))
 	if err != nil {
 		return Checkpoint{}, nil, err
 	}
@@ -101,18 +116,26 @@ func OpenCheckpoint(signed []byte, keys ...note.Verifier) (Checkpoint, *note.Not
 			return Checkpoint{}, nil, fmt.Errorf("tlog: the checkpoint is of the log %q and the key of %q", c.Origin, k.Name())
 		}
 	}
-	return c, n, nil
+	known, unknown, err := n.verify(keys)
+	if err != nil {
+		return Checkpoint{}, nil, fmt.Errorf("checkpoint of %q: %w", c.Origin, err)
+	}
+	if len(known) == 0 {
+		return Checkpoint{}, nil, fmt.Errorf("checkpoint of %q: %w", c.Origin, &note.UnverifiedNoteError{Note: n.asNote(known, unknown)})
+	}
+	return c, n.asNote(known, unknown), nil
 }
 
-// SignCheckpoint signs a checkpoint. The signer's name must be the origin.
+// SignCheckpoint signs a checkpoint, one that [ParseCheckpoint] would read back. The signer's name must be the origin.
 func SignCheckpoint(c Checkpoint, s note.Signer) ([]byte, error) {
-	if err := CheckOrigin(c.Origin); err != nil {
+	text := c.Text()
+	if _, err := ParseCheckpoint(text); err != nil {
 		return nil, err
 	}
 	if s.Name() != c.Origin {
 		return nil, fmt.Errorf("tlog: the key of %q cannot sign for the log %q", s.Name(), c.Origin)
 	}
-	signed, err := note.Sign(&note.Note{Text: string(c.Text())}, s)
+	signed, err := note.Sign(&note.Note{Text: string(text)}, s)
 	if err != nil {
 		return nil, fmt.Errorf("sign checkpoint of size %d: %w", c.Size, err)
 	}

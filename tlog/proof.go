@@ -101,19 +101,19 @@ func foldPerfect(hs []Hash) Hash {
 	return buf[0]
 }
 
-func (ts Tiles) prove(ctx context.Context, ids []compact.NodeID, rehash func([][]byte) ([][]byte, error)) (Proof, error) {
+func (ts Tiles) prove(ctx context.Context, nodes proof.Nodes) (Proof, error) {
 	seen := make(map[Tile][]Hash)
-	hs := make([][]byte, len(ids))
-	for i, id := range ids {
+	hs := make([][]byte, len(nodes.IDs))
+	for i, id := range nodes.IDs {
 		h, err := ts.node(ctx, id, seen)
 		if err != nil {
 			return nil, err
 		}
 		hs[i] = h[:]
 	}
-	hs, err := rehash(hs)
+	hs, err := nodes.Rehash(hs, rfc6962.DefaultHasher.HashChildren)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("tlog: %w", err)
 	}
 	p := make(Proof, len(hs))
 	for i := range hs {
@@ -128,10 +128,10 @@ func (ts Tiles) Inclusion(ctx context.Context, index uint64) (Proof, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tlog: %w", err)
 	}
-	return ts.prove(ctx, nodes.IDs, func(h [][]byte) ([][]byte, error) { return nodes.Rehash(h, rfc6962.DefaultHasher.HashChildren) })
+	return ts.prove(ctx, nodes)
 }
 
-// Consistency proves that this tree continues its first old entries.
+// Consistency proves that this tree continues its first old entries. From none, or all of them, the proof is empty.
 func (ts Tiles) Consistency(ctx context.Context, old uint64) (Proof, error) {
 	if old == 0 || old == ts.Size {
 		return Proof{}, nil
@@ -140,7 +140,7 @@ func (ts Tiles) Consistency(ctx context.Context, old uint64) (Proof, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tlog: %w", err)
 	}
-	return ts.prove(ctx, nodes.IDs, func(h [][]byte) ([][]byte, error) { return nodes.Rehash(h, rfc6962.DefaultHasher.HashChildren) })
+	return ts.prove(ctx, nodes)
 }
 
 // Root computes the root of the first size entries, which must not be more than the tree has.
@@ -148,24 +148,7 @@ func (ts Tiles) Root(ctx context.Context, size uint64) (Hash, error) {
 	if size > ts.Size {
 		return Hash{}, fmt.Errorf("tlog: the root of %d entries of a tree of size %d", size, ts.Size)
 	}
-	if size == 0 {
-		return EmptyRoot(), nil
-	}
-	ids := compact.RangeNodes(0, size, nil)
-	seen := make(map[Tile][]Hash)
-	var root Hash
-	for i := len(ids) - 1; i >= 0; i-- {
-		h, err := ts.node(ctx, ids[i], seen)
-		if err != nil {
-			return Hash{}, err
-		}
-		if i == len(ids)-1 {
-			root = h
-		} else {
-			root = HashChildren(h, root)
-		}
-	}
-	return root, nil
+	return ts.rangeRoot(ctx, 0, size, make(map[Tile][]Hash))
 }
 
 // Entry returns the entry at index, unproven.

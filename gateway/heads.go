@@ -1,0 +1,225 @@
+package gateway
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/valyala/fasthttp"
+)
+
+// forwarded are the request headers that go on to the model, in lower case; a name that ends in '-' stands for all
+// that begin so. Everything else stays here: credentials, cookies, what is between caller and gateway only, and what
+// nobody thought of. A route can name more.
+var forwarded = []string{
+	"accept", "accept-language", "content-type", "content-encoding", "user-agent", "idempotency-key",
+	"openai-", "anthropic-", "x-stainless-", "traceparent", "tracestate", "if-none-match", "if-modified-since", "range",
+}
+
+// returnedHeaders are the response headers that go back to the caller, in the same notation.
+var returnedHeaders = []string{
+	"content-type", "content-encoding", "content-language", "content-disposition", "content-range", "accept-ranges",
+	"cache-control", "etag", "last-modified", "expires", "vary", "link", "location", "allow", "deprecation", "sunset", "warning",
+	"retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "request-id", "openai-", "anthropic-", "x-ratelimit-", "ratelimit",
+}
+
+// never are headers that pass in neither direction, whatever a route names.
+var never = []string{
+	"authorization", "x-api-key", "cookie", "set-cookie", "connection", "keep-alive", "proxy-", "te", "trailer",
+	"transfer-encoding", "upgrade", "host", "content-length", "expect", "http2-settings", "tallystick-",
+}
+
+func listed(lower string, list []string) bool {
+	for _, l := range list {
+		if lower == l || (l[len(l)-1] == '-' && strings.HasPrefix(lower, l)) {
+			return true
+		}
+	}
+	return false
+}
+
+func passes(name string, usual, more []string) bool {
+	lower := strings.ToLower(name)
+	if listed(lower, never) {
+		return false
+	}
+	return listed(lower, usual) || slices.ContainsFunc(more, func(m string) bool { return strings.EqualFold(m, name) })
+}
+
+func returned(name string, more []string) bool { return passes(name, returnedHeaders, more) }
+
+// outgoing makes the head of the request to the model: what is allowed of the caller's, then the service credential,
+// last, so that nothing of the caller's stands in its place.
+func (c *call) outgoing(ctx *fasthttp.RequestCtx) http.Header {
+	h := make(http.Header, 12)
+	for name, v := range ctx.Request.Header.All() {
+		n := string(name)
+		if !passes(n, forwarded, c.route.Forward) {
+			continue
+		}
+		if strings.EqualFold(n, "Idempotency-Key") {
+			// Under its canonical name the transport would take it for leave to send a request twice by itself, and
+			// the record would know of one.
+			h["idempotency-key"] = append(h["idempotency-key"], string(v))
+			continue
+		}
+		h.Add(n, string(v))
+	}
+	if h.Get("User-Agent") == "" {
+		h["User-Agent"] = nil // or the transport would make one up
+	}
+	// What comes back packed could not be read for its end.
+	h.Set("Accept-Encoding", "identity")
+	if s := c.route.Credential; s != nil {
+		v := string(s.Reveal())
+		if c.route.Scheme != "" {
+			v = c.route.Scheme + " " + v
+		}
+		h.Set(c.route.Header, v)
+	}
+	return h
+}
+
+// recordedHead is a raw head as a record has it: a JSON array of [name, value], credentials left out.
+func recordedHead(raw []byte) []byte {
+	b := make([]byte, 0, len(raw)+len(raw)/4)
+	b = append(b, '[')
+	for line := range bytes.Lines(raw) {
+		name, value, ok := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(":"))
+		if ok {
+			b = appendPair(b, string(name), bytes.Trim(value, " \t"))
+		}
+	}
+	return append(b, ']')
+}
+
+// recordedHeader is the same for a model's head, in the order of the names, the service credential struck out.
+func recordedHeader(h http.Header, c *call) []byte {
+	names := make([]string, 0, len(h))
+	for name := range h {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	b := append(make([]byte, 0, 512), '[')
+	for _, name := range names {
+		for _, v := range h[name] {
+			value, _ := c.strike([]byte(v))
+			b = appendPair(b, name, value)
+		}
+	}
+	return append(b, ']')
+}
+
+// secretHeaders hold what lets somebody in. Records have their names only.
+var secretHeaders = []string{"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "set-cookie"}
+
+func appendPair(b []byte, name string, value []byte) []byte {
+	if b[len(b)-1] != '[' {
+		b = append(b, ',')
+	}
+	if slices.Contains(secretHeaders, strings.ToLower(name)) {
+		value = []byte("(left out)")
+	}
+	b = appendText(append(b, '['), name)
+	b = appendText(append(b, ','), string(value))
+	return append(b, ']')
+}
+
+// appendText appends s as a JSON string; what is not UTF-8 in it is replaced.
+func appendText(b []byte, s string) []byte {
+	b, err := jsontext.AppendQuote(b, s)
+	if err != nil {
+		b, _ = jsontext.AppendQuote(b, strings.ToValidUTF8(s, "\uFFFD"))
+	}
+	return b
+}
+
+// appendTimes appends a JSON object of the times that are set, given as name, time, name, time.
+func appendTimes(b []byte, pairs ...any) []byte {
+	b = append(b, '{')
+	for i := 0; i+1 < len(pairs); i += 2 {
+		t := pairs[i+1].(time.Time)
+		if t.IsZero() {
+			continue
+		}
+		if b[len(b)-1] != '{' {
+			b = append(b, ',')
+		}
+		b = append(b, '"')
+		b = append(b, pairs[i].(string)...)
+		b = append(b, `":"`...)
+		b = t.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
+		b = append(b, '"')
+	}
+	return append(b, '}')
+}
+
+// outlineBody reads the model's name out of a JSON body. A body that is not JSON, or says a name twice, is an error: two
+// readers could take it for two different requests, and what is recorded and decided must be what is sent.
+func outlineBody(body []byte) (model string, err error) {
+	dec := jsontext.NewDecoder(bytes.NewBuffer(body))
+	if dec.PeekKind() != '{' {
+		if err := dec.SkipValue(); err != nil {
+			return "", plainJSON(err)
+		}
+		return "", onlyOne(dec)
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return "", plainJSON(err)
+	}
+	for dec.PeekKind() != '}' {
+		name, err := dec.ReadToken()
+		if err != nil {
+			return "", plainJSON(err)
+		}
+		if name.String() == "model" && dec.PeekKind() == '"' {
+			v, err := dec.ReadToken()
+			if err != nil {
+				return "", plainJSON(err)
+			}
+			if model = v.String(); len(model) > 256 {
+				model = model[:256]
+			}
+			continue
+		}
+		if err := dec.SkipValue(); err != nil {
+			return "", plainJSON(err)
+		}
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return "", plainJSON(err)
+	}
+	return model, onlyOne(dec)
+}
+
+func onlyOne(dec *jsontext.Decoder) error {
+	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return errors.New("there is something after the value")
+	}
+	return nil
+}
+
+// plainJSON says where a body stops being JSON, without quoting it.
+func plainJSON(err error) error {
+	var s *jsontext.SyntacticError
+	if errors.As(err, &s) {
+		what := "it is malformed"
+		switch {
+		case errors.Is(err, jsontext.ErrDuplicateName):
+			what = "it says a name twice"
+		case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+			what = "it ends too early"
+		}
+		return fmt.Errorf("%s at byte %d", what, s.ByteOffset)
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return errors.New("it ends too early")
+	}
+	return errors.New("it is malformed")
+}

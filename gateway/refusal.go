@@ -1,0 +1,94 @@
+package gateway
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/tallystick/tallystick/tlog/record"
+)
+
+// errorType is the word that the SDKs of both families know for a status.
+func errorType(status int) string {
+	switch status {
+	case http.StatusUnauthorized:
+		return "authentication_error"
+	case http.StatusForbidden:
+		return "permission_error"
+	case http.StatusNotFound:
+		return "not_found_error"
+	case http.StatusRequestEntityTooLarge:
+		return "request_too_large"
+	case http.StatusTooManyRequests:
+		return "rate_limit_error"
+	case http.StatusGatewayTimeout:
+		return "timeout_error"
+	}
+	if status >= 500 {
+		return "api_error"
+	}
+	return "invalid_request_error"
+}
+
+// body is the refusal in the one shape that the official SDKs of both families turn into a typed error. A zero
+// session leaves request_id out.
+func (r *refusal) body(session record.ID) []byte {
+	type inner struct {
+		Type    string  `json:"type"`
+		Message string  `json:"message"`
+		Param   *string `json:"param"`
+		Code    string  `json:"code"`
+	}
+	b := struct {
+		Type      string `json:"type"`
+		Error     inner  `json:"error"`
+		RequestID string `json:"request_id,omitempty"`
+	}{"error", inner{errorType(r.status), r.message, nil, r.code}, ""}
+	if !session.IsZero() {
+		b.RequestID = session.String()
+	}
+	out, err := json.Marshal(b)
+	if err != nil {
+		return nil
+	}
+	return out
+}
+
+// answer gives a refusal to the caller. SDKs are told whether trying again can help: it cannot where the request, the
+// key or the rules would have to change first.
+func (g *Gateway) answer(ctx *fasthttp.RequestCtx, session record.ID, no *refusal) {
+	ctx.Response.Reset()
+	h := &ctx.Response.Header
+	h.DisableNormalizing()
+	ctx.SetStatusCode(no.status)
+	h.SetContentType("application/json")
+	if !session.IsZero() {
+		id := session.String()
+		h.Set(SessionHeader, id)
+		h.Set("X-Request-Id", id)
+		h.Set("Request-Id", id)
+	}
+	switch {
+	case no.status < 500:
+		h.Set("X-Should-Retry", "false")
+	case no.status == http.StatusServiceUnavailable:
+		h.Set("Retry-After", strconv.Itoa(1))
+	}
+	ctx.SetBody(no.body(session))
+	ctx.Conn().SetWriteDeadline(deadline(g.limits.WriteTime))
+}
+
+// unreadable answers what fasthttp could not read. The strict reading let it through, so this is a fault between the
+// two, or a caller that stopped in the middle.
+func (g *Gateway) unreadable(ctx *fasthttp.RequestCtx, err error) {
+	no := refuse400("bad_request", "the request could not be read; check it against HTTP/1.1 (RFC 9112)")
+	if errors.Is(err, fasthttp.ErrBodyTooLarge) {
+		no = refusalBodyTooLarge(g.limits.Body)
+	}
+	g.writer.Shed(1)
+	g.answer(ctx, record.ID{}, no)
+	ctx.SetConnectionClose()
+}

@@ -1,0 +1,209 @@
+package gateway
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// An API says how a model's interface speaks: which paths it has, how it takes a credential, what ends its streams and
+// what its errors look like.
+type API uint8
+
+const (
+	HTTP      API = iota // any other API, by prefix
+	OpenAI               // chat completions, responses, embeddings, completions, models
+	Anthropic            // messages
+)
+
+// ParseAPI reads the name of an API in a configuration.
+func ParseAPI(s string) (API, error) {
+	switch s {
+	case "http":
+		return HTTP, nil
+	case "openai":
+		return OpenAI, nil
+	case "anthropic":
+		return Anthropic, nil
+	}
+	return HTTP, fmt.Errorf("gateway: the api %q is none of openai, anthropic, http", s)
+}
+
+// String returns the API's name in a configuration.
+func (a API) String() string { return [...]string{"http", "openai", "anthropic"}[a] }
+
+func (a API) protocol() protocol {
+	return [...]protocol{protocolHTTP, protocolOpenAI, protocolAnthropic}[a]
+}
+
+// endpoints lists what an API has: a path, or with a trailing slash everything below it.
+func (a API) endpoints() []string {
+	switch a {
+	case OpenAI:
+		return []string{"/v1/chat/completions", "/v1/chat/completions/", "/v1/responses", "/v1/responses/", "/v1/embeddings", "/v1/completions", "/v1/models", "/v1/models/"}
+	case Anthropic:
+		return []string{"/v1/messages", "/v1/messages/"}
+	}
+	return nil
+}
+
+// A Secret is a value that is shown only where it is used.
+type Secret interface{ Reveal() []byte }
+
+// A Route leads calls to one model API. Which route a call takes is decided by its path alone: the longest match wins.
+type Route struct {
+	Name string // stands in records; 1 to 64 of a-z, 0-9, '-', '.'
+	API  API
+	// Prefix is the path below which the route lies, "/" or "/name/". It must be given for HTTP; for the others it
+	// goes before the API's own paths, and "" means "/".
+	Prefix string
+	// Upstream is the base URL: scheme, host, and a path that stands in for Prefix.
+	Upstream *url.URL
+	// Credential is sent upstream in Header after Scheme and a space; nil for none. An empty Header means what the
+	// API uses: Authorization with Bearer, or x-api-key.
+	Credential     Secret
+	Header, Scheme string
+	// Forward and Return name further headers to pass to the model and back to the caller.
+	Forward, Return []string
+}
+
+// Caller is a principal and one of its static keys.
+type Caller struct {
+	Name   string   // of the principal; stands in records
+	Key    string   // the key's own name, where a principal has several
+	SHA256 string   // hex SHA-256 of the key
+	Routes []string // the names of the routes it may use; nil for all
+}
+
+// callers finds a caller by the SHA-256 of the key it shows. That the look-up takes time that depends on the hash tells
+// nobody anything: who knows how near a hash is to a known one knows nothing of the key.
+type callers map[[sha256.Size]byte]*Caller
+
+func newCallers(list []Caller) (callers, error) {
+	cs := make(callers, len(list))
+	for i := range list {
+		c := &list[i]
+		sum, err := hex.DecodeString(c.SHA256)
+		if err != nil || len(sum) != sha256.Size {
+			return nil, fmt.Errorf("gateway: the key of caller %q is not 64 hex digits of SHA-256; make one with `tally keys new`", c.Name)
+		}
+		if c.Name == "" || len(c.Name) > 200 || strings.ContainsFunc(c.Name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return nil, fmt.Errorf("gateway: the caller's name %q is empty, too long or has control characters", c.Name)
+		}
+		if was := cs[[sha256.Size]byte(sum)]; was != nil {
+			return nil, fmt.Errorf("gateway: the callers %q and %q have the same key", was.Name, c.Name)
+		}
+		cs[[sha256.Size]byte(sum)] = c
+	}
+	return cs, nil
+}
+
+// routes are in order: the longer path first.
+type routes []matcher
+
+type matcher struct {
+	path  string // exact, or a prefix if it ends in a slash
+	route *Route
+}
+
+func newRoutes(list []Route) (routes, error) {
+	if len(list) == 0 {
+		return nil, errors.New("gateway: no route is configured")
+	}
+	var rs routes
+	names := make(map[string]bool)
+	for i := range list {
+		r := &list[i]
+		if err := r.check(); err != nil {
+			return nil, err
+		}
+		if names[r.Name] {
+			return nil, fmt.Errorf("gateway: two routes are named %q", r.Name)
+		}
+		names[r.Name] = true
+		paths := []string{r.Prefix}
+		if r.API != HTTP {
+			paths = nil
+			for _, p := range r.API.endpoints() {
+				paths = append(paths, strings.TrimSuffix(r.Prefix, "/")+p)
+			}
+		}
+		for _, p := range paths {
+			for _, m := range rs {
+				if m.path == p {
+					return nil, fmt.Errorf("gateway: the routes %q and %q both have the path %s; give one a prefix", m.route.Name, r.Name, p)
+				}
+			}
+			rs = append(rs, matcher{p, r})
+		}
+	}
+	slices.SortStableFunc(rs, func(a, b matcher) int { return len(b.path) - len(a.path) })
+	return rs, nil
+}
+
+func (r *Route) check() error {
+	if r.Name == "" || len(r.Name) > 64 || strings.ContainsFunc(r.Name, func(c rune) bool {
+		return !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '.')
+	}) {
+		return fmt.Errorf("gateway: the route's name %q is not 1 to 64 of a-z, 0-9, '-', '.'", r.Name)
+	}
+	if r.Prefix == "" && r.API != HTTP {
+		r.Prefix = "/"
+	}
+	if !strings.HasPrefix(r.Prefix, "/") || !strings.HasSuffix(r.Prefix, "/") || strings.HasPrefix(r.Prefix, ownPrefix) {
+		return fmt.Errorf("gateway: the route %q has the prefix %q; a prefix begins and ends with a slash and is not below %s", r.Name, r.Prefix, ownPrefix)
+	}
+	u := r.Upstream
+	if u == nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return fmt.Errorf("gateway: the route %q needs an upstream such as https://api.example.com, without user, query or fragment", r.Name)
+	}
+	if r.Credential != nil {
+		if s := r.Credential.Reveal(); len(s) < 8 || bytes.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' }) {
+			return fmt.Errorf("gateway: the credential of the route %q is shorter than 8 characters or has characters that a header cannot carry", r.Name)
+		}
+		if r.Header == "" {
+			switch r.API {
+			case Anthropic:
+				r.Header = "X-Api-Key"
+			default:
+				r.Header, r.Scheme = "Authorization", "Bearer"
+			}
+		}
+	}
+	for _, h := range slices.Concat(r.Forward, r.Return, []string{"X-" + r.Header}) {
+		if strings.ContainsFunc(h, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c) }) {
+			return fmt.Errorf("gateway: the route %q names the header %q, which is not a header's name", r.Name, h)
+		}
+	}
+	return nil
+}
+
+// match returns the route of a path, or nil. path is the raw path of the target, without query.
+func (rs routes) match(path string) *Route {
+	for _, m := range rs {
+		if path == m.path || (m.path[len(m.path)-1] == '/' && strings.HasPrefix(path, m.path)) {
+			return m.route
+		}
+	}
+	return nil
+}
+
+// address returns where a call with that raw path and query goes: the upstream's base with the path behind the
+// route's prefix, escaped as the caller escaped it.
+func (r *Route) address(path, query string) (*url.URL, error) {
+	rest := strings.TrimPrefix(path, strings.TrimSuffix(r.Prefix, "/"))
+	raw := strings.TrimSuffix(r.Upstream.EscapedPath(), "/") + rest
+	plain, err := url.PathUnescape(raw)
+	if err != nil {
+		return nil, fmt.Errorf("gateway: the path %q cannot be read: %w", path, err)
+	}
+	u := *r.Upstream
+	u.Path, u.RawPath = plain, raw
+	u.RawQuery = query
+	return &u, nil
+}

@@ -2,11 +2,11 @@ package record
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tallystick/tallystick/tlog"
@@ -23,13 +23,13 @@ const (
 	Start     Kind = "start"     // a writer began a boot; its first entry
 	Stop      Kind = "stop"      // a writer ended a boot in order; its last entry
 	Heartbeat Kind = "heartbeat" // the writer lives; which sessions are open
-	Request   Kind = "request"   // a call as it was sent to the model; a session's first entry
-	Response  Kind = "response"  // how a call ended; a session's last entry
+	Request   Kind = "request"   // a call as it will be sent to the model, if nobody denies it; a session's first entry
+	Response  Kind = "response"  // how a call ended, sent or not; after it a session can only be erased
 	Refused   Kind = "refused"   // a call that was turned away and sent nowhere; a session's only entry
 	Policy    Kind = "policy"    // the rules changed
 	Approval  Kind = "approval"  // a person was asked, or decided
 	Access    Kind = "access"    // a person read a record
-	Erasure   Kind = "erasure"   // a payload was destroyed
+	Erasure   Kind = "erasure"   // the payloads of a session's entries before this one were destroyed
 	Gap       Kind = "gap"       // numbers that were given to entries that were lost
 )
 
@@ -40,6 +40,7 @@ type Outcome string
 const (
 	Complete      Outcome = "complete"       // transport and protocol both came to their own end
 	Truncated     Outcome = "truncated"      // the answer stopped before its end
+	Denied        Outcome = "denied"         // an approver said no, or nobody said yes in time; nothing was sent to the model
 	ClientGone    Outcome = "client_gone"    // the caller left before the end
 	UpstreamError Outcome = "upstream_error" // the model could not be reached, or its answer could not be read
 	Limit         Outcome = "limit"          // a time or size limit of the gateway ended the call
@@ -81,16 +82,16 @@ type Entry struct {
 	By   string    // the writer: 1 to 64 of a-z, 0-9, '-', '.'; a gateway's id
 	Boot ID        // one life of the writer
 	Seq  uint64    // 0 for the boot's first entry, then one more each, without a gap
-	Time time.Time // UTC, whole microseconds, never before the writer's entry before it
+	Time time.Time // UTC, whole microseconds, never before the boot's entry before it
 
 	Session ID        // the call this is about
-	Prev    tlog.Hash // the leaf hash of the session's entry before this one
+	Prev    tlog.Hash // the leaf hash of the session's entry before this one; access entries do not count
 	Outcome Outcome   // of a response
 
 	Root   tlog.Hash // the root of the record tree
 	Fields int       // its number of fields; 0 means no record
 
-	Payload     tlog.Hash // SHA-256 of the sealed payload
+	Payload     tlog.Hash // SHA-256 of the entry's own sealed payload
 	PayloadSize int64     // its length in bytes; 0 means no payload
 
 	Beat  bool   // set on a heartbeat and a stop, which state Open, Floor and Shed even when all are zero
@@ -99,23 +100,22 @@ type Entry struct {
 	Shed  uint64 // calls refused since the one before, whose caller was never identified
 
 	From, To uint64    // of a gap: the numbers that were lost, both included
-	Since    time.Time // of a gap: when the first of them was
+	Since    time.Time // of a gap: when the first of them was, not after Time
 
 	Reason   string // a word of a-z, 0-9, '_'; at most 40
-	Software string // of a start: name and version, at most 64 of printable ASCII without spaces, quotes, backslash, <, >, &
+	Software string // of a start: name and version, at most 64 of a-z, A-Z, 0-9, '.', '_', '-', '+', '/', ':', '(', ')'
 	Mode     string // of a start: strict, overlap, open, or none for a writer that passes no calls
 }
 
 // timeFormat is RFC 3339 in UTC with exactly six digits of a second.
 const timeFormat = "2006-01-02T15:04:05.000000Z"
 
-// Append appends the canonical bytes of the entry. It fails when the entry has a part that its kind must not have,
-// lacks one that it must, or would be over tlog.MaxEntry bytes.
+// Append appends the canonical bytes of the entry, fewer than a thousand. It fails when the entry has a part that its
+// kind must not have, lacks one that it must, or has half of one.
 func (e *Entry) Append(b []byte) ([]byte, error) {
 	if err := e.check(); err != nil {
 		return nil, err
 	}
-	from := len(b)
 	b = append(b, `{"v":1,"kind":"`...)
 	b = append(b, e.Kind...)
 	b = append(b, `","by":"`...)
@@ -154,7 +154,7 @@ func (e *Entry) Append(b []byte) ([]byte, error) {
 		b = strconv.AppendUint(append(b, `,"shed":`...), e.Shed, 10)
 		b = append(b, '}')
 	}
-	if e.Kind == Gap {
+	if e.To != 0 {
 		b = strconv.AppendUint(append(b, `,"gap":{"from":`...), e.From, 10)
 		b = strconv.AppendUint(append(b, `,"to":`...), e.To, 10)
 		b = e.Since.AppendFormat(append(b, `,"since":"`...), timeFormat)
@@ -169,11 +169,7 @@ func (e *Entry) Append(b []byte) ([]byte, error) {
 	if e.Mode != "" {
 		b = appendWord(append(b, `,"mode":"`...), e.Mode)
 	}
-	b = append(b, '}')
-	if len(b)-from > tlog.MaxEntry {
-		return nil, fmt.Errorf("record: an entry of %d bytes: %w", len(b)-from, tlog.ErrTooLarge)
-	}
-	return b, nil
+	return append(b, '}'), nil
 }
 
 func appendHash(b []byte, h tlog.Hash) []byte {
@@ -183,86 +179,83 @@ func appendHash(b []byte, h tlog.Hash) []byte {
 
 func appendWord(b []byte, s string) []byte { return append(append(b, s...), '"') }
 
-// wire is an entry as JSON has it. It is only read through; Append writes.
-type wire struct {
-	V       int        `json:"v"`
-	Kind    Kind       `json:"kind"`
-	By      string     `json:"by"`
-	Boot    ID         `json:"boot"`
-	Seq     uint64     `json:"seq"`
-	Time    stamp      `json:"time"`
-	Session *ID        `json:"session"`
-	Prev    *tlog.Hash `json:"prev"`
-	Outcome Outcome    `json:"outcome"`
-	Record  *struct {
-		Root   tlog.Hash `json:"root"`
-		Fields int       `json:"fields"`
-	} `json:"record"`
-	Payload *struct {
-		SHA256 tlog.Hash `json:"sha256"`
-		Size   int64     `json:"size"`
-	} `json:"payload"`
-	Open *struct {
-		Count uint64 `json:"count"`
-		Floor uint64 `json:"floor"`
-		Shed  uint64 `json:"shed"`
-	} `json:"open"`
-	Gap *struct {
-		From  uint64 `json:"from"`
-		To    uint64 `json:"to"`
-		Since stamp  `json:"since"`
-	} `json:"gap"`
-	Reason   string `json:"reason"`
-	Software string `json:"software"`
-	Mode     string `json:"mode"`
-}
-
-type stamp struct{ time.Time }
-
-func (s *stamp) UnmarshalText(b []byte) error {
-	t, err := time.Parse(timeFormat, string(b))
-	s.Time = t.UTC()
-	return err
-}
-
 // ParseEntry reads an entry. It accepts exactly the bytes that Append writes: another order, spelling or spacing, a
 // field twice or one that is not known is refused.
 func ParseEntry(b []byte) (Entry, error) {
 	if len(b) > tlog.MaxEntry {
 		return Entry{}, fmt.Errorf("record: an entry of %d bytes is over the limit of %d", len(b), tlog.MaxEntry)
 	}
-	var w wire
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&w); err != nil {
-		return Entry{}, fmt.Errorf("record: not an entry: %w", err)
+	var e Entry
+	s := scan{b: b}
+	s.must(`{"v":`)
+	if v := s.number(); s.err == nil && v != Version {
+		return Entry{}, fmt.Errorf("record: an entry of version %d; this program reads version %d", v, Version)
 	}
-	if w.V != Version {
-		return Entry{}, fmt.Errorf("record: an entry of version %d; this program reads version %d", w.V, Version)
+	s.must(`,"kind":"`)
+	e.Kind = Kind(s.word())
+	s.must(`,"by":"`)
+	e.By = s.word()
+	s.must(`,"boot":"`)
+	e.Boot = s.id()
+	s.must(`,"seq":`)
+	e.Seq = s.number()
+	s.must(`,"time":"`)
+	e.Time = s.time()
+	if s.may(`,"session":"`) {
+		e.Session = s.id()
 	}
-	e := Entry{
-		Kind: w.Kind, By: w.By, Boot: w.Boot, Seq: w.Seq, Time: w.Time.Time, Outcome: w.Outcome,
-		Reason: w.Reason, Software: w.Software, Mode: w.Mode,
+	if s.may(`,"prev":"`) {
+		e.Prev = s.hash()
 	}
-	if w.Session != nil {
-		e.Session = *w.Session
+	if s.may(`,"outcome":"`) {
+		e.Outcome = Outcome(s.word())
 	}
-	if w.Prev != nil {
-		e.Prev = *w.Prev
+	if s.may(`,"record":{"root":"`) {
+		e.Root = s.hash()
+		s.must(`,"fields":`)
+		e.Fields = int(s.number())
+		s.must(`}`)
 	}
-	if w.Record != nil {
-		e.Root, e.Fields = w.Record.Root, w.Record.Fields
+	if s.may(`,"payload":{"sha256":"`) {
+		e.Payload = s.hash()
+		s.must(`,"size":`)
+		e.PayloadSize = int64(s.number())
+		s.must(`}`)
 	}
-	if w.Payload != nil {
-		e.Payload, e.PayloadSize = w.Payload.SHA256, w.Payload.Size
+	if s.may(`,"open":{"count":`) {
+		e.Beat, e.Open = true, s.number()
+		s.must(`,"floor":`)
+		e.Floor = s.number()
+		s.must(`,"shed":`)
+		e.Shed = s.number()
+		s.must(`}`)
 	}
-	if w.Open != nil {
-		e.Beat, e.Open, e.Floor, e.Shed = true, w.Open.Count, w.Open.Floor, w.Open.Shed
+	if s.may(`,"gap":{"from":`) {
+		e.From = s.number()
+		s.must(`,"to":`)
+		e.To = s.number()
+		s.must(`,"since":"`)
+		e.Since = s.time()
+		s.must(`}`)
 	}
-	if w.Gap != nil {
-		e.From, e.To, e.Since = w.Gap.From, w.Gap.To, w.Gap.Since.Time
+	if s.may(`,"reason":"`) {
+		e.Reason = s.word()
 	}
-	again, err := e.Append(make([]byte, 0, len(b)))
+	if s.may(`,"software":"`) {
+		e.Software = s.word()
+	}
+	if s.may(`,"mode":"`) {
+		e.Mode = s.word()
+	}
+	s.must(`}`)
+	if s.err == nil && s.at != len(b) {
+		s.fail("the entry's end")
+	}
+	if s.err != nil {
+		return Entry{}, s.err
+	}
+	// What was read is what would be written again, whatever the scan let through.
+	again, err := e.Append(make([]byte, 0, 512))
 	if err != nil {
 		return Entry{}, err
 	}
@@ -270,6 +263,102 @@ func ParseEntry(b []byte) (Entry, error) {
 		return Entry{}, errors.New("record: an entry that is not in its canonical form")
 	}
 	return e, nil
+}
+
+// A scan reads an entry from left to right. After the first thing that is not where it must be it reads nothing more.
+type scan struct {
+	b   []byte
+	at  int
+	err error
+}
+
+func (s *scan) fail(want string) {
+	if s.err == nil {
+		s.err = fmt.Errorf("record: not an entry: byte %d is not the beginning of %s", s.at, want)
+	}
+}
+
+func (s *scan) rest() []byte {
+	if s.err != nil {
+		return nil
+	}
+	return s.b[s.at:]
+}
+
+// may reads literal bytes if they are what follows.
+func (s *scan) may(literal string) bool {
+	if r := s.rest(); len(r) >= len(literal) && string(r[:len(literal)]) == literal {
+		s.at += len(literal)
+		return true
+	}
+	return false
+}
+
+func (s *scan) must(literal string) {
+	if !s.may(literal) {
+		s.fail(literal)
+	}
+}
+
+// quoted reads to the next quote, which it reads too. No string of an entry has an escape or more than 64 characters.
+func (s *scan) quoted() []byte {
+	r := s.rest()
+	n := bytes.IndexByte(r[:min(len(r), 65)], '"')
+	if n < 0 {
+		s.fail("a text of at most 64 characters and its quote")
+		return nil
+	}
+	s.at += n + 1
+	return r[:n]
+}
+
+// word reads a text, which is not empty: a part that is absent is not written at all.
+func (s *scan) word() string {
+	q := s.quoted()
+	if len(q) == 0 {
+		s.fail("a text that is not empty")
+	}
+	return string(q)
+}
+
+// number reads a decimal number of at most 2^63-1.
+func (s *scan) number() uint64 {
+	r := s.rest()
+	n := 0
+	for n < len(r) && '0' <= r[n] && r[n] <= '9' {
+		n++
+	}
+	v, err := strconv.ParseUint(string(r[:n]), 10, 63)
+	if err != nil || n > 1 && r[0] == '0' {
+		s.fail("a decimal number below 2^63 without leading zeros")
+		return 0
+	}
+	s.at += n
+	return v
+}
+
+func (s *scan) id() ID {
+	id, err := ParseID(string(s.quoted()))
+	if err != nil {
+		s.fail("an id")
+	}
+	return id
+}
+
+func (s *scan) hash() tlog.Hash {
+	h, err := tlog.ParseHash(string(s.quoted()))
+	if err != nil {
+		s.fail("a hash")
+	}
+	return h
+}
+
+func (s *scan) time() time.Time {
+	t, err := time.Parse(timeFormat, string(s.quoted()))
+	if err != nil {
+		s.fail("a time such as 2026-01-02T15:04:05.000000Z")
+	}
+	return t.UTC()
 }
 
 // check says whether the entry states what its kind states.
@@ -286,10 +375,10 @@ func (e *Entry) check() error {
 		{"session", p.session, !e.Session.IsZero()},
 		{"prev", p.prev, e.Prev != tlog.Hash{}},
 		{"outcome", p.outcome, e.Outcome != ""},
-		{"record", p.record, e.Fields != 0 || e.Root != tlog.Hash{}},
-		{"payload", p.payload, e.PayloadSize != 0 || e.Payload != tlog.Hash{}},
-		{"open", p.open, e.Beat || e.Open != 0 || e.Floor != 0 || e.Shed != 0},
-		{"gap", p.gap, e.From != 0 || e.To != 0 || !e.Since.IsZero()},
+		{"record", p.record, e.Fields != 0},
+		{"payload", p.payload, e.PayloadSize != 0},
+		{"open", p.open, e.Beat},
+		{"gap", p.gap, e.To != 0},
 		{"reason", p.reason, e.Reason != ""},
 		{"software", p.software, e.Software != ""},
 		{"mode", p.mode, e.Mode != ""},
@@ -300,6 +389,21 @@ func (e *Entry) check() error {
 		if !c.has && c.want == must {
 			return fmt.Errorf("record: a %s entry lacks %q", e.Kind, c.name)
 		}
+	}
+	// What Append would leave out must not be there to be left out.
+	switch {
+	case e.Fields == 0 && e.Root != tlog.Hash{}:
+		return errors.New("record: an entry with the root of a record of no fields")
+	case e.PayloadSize == 0 && e.Payload != tlog.Hash{}:
+		return errors.New("record: an entry with the digest of a payload of no bytes")
+	case !e.Beat && (e.Open != 0 || e.Floor != 0 || e.Shed != 0):
+		return errors.New("record: an entry that counts open or shed calls and is no beat")
+	case e.To == 0 && (e.From != 0 || !e.Since.IsZero()):
+		return errors.New("record: an entry with the beginning of a gap and no end")
+	case e.PayloadSize != 0 && e.Fields == 0:
+		return errors.New("record: an entry with a payload and no record")
+	case e.Open == 0 && e.Floor != 0:
+		return errors.New("record: an entry with a floor under no open session")
 	}
 	if err := CheckWriter(e.By); err != nil {
 		return err
@@ -329,9 +433,12 @@ func (e *Entry) check() error {
 		if err := checkTime(e.Since); err != nil {
 			return err
 		}
+		if e.Since.After(e.Time) {
+			return errors.New("record: a gap that begins after the entry that states it")
+		}
 	}
 	switch e.Outcome {
-	case "", Complete, Truncated, ClientGone, UpstreamError, Limit, Internal, Interrupted:
+	case "", Complete, Truncated, Denied, ClientGone, UpstreamError, Limit, Internal, Interrupted:
 	default:
 		return fmt.Errorf("record: the unknown outcome %.40q", string(e.Outcome))
 	}
@@ -340,24 +447,34 @@ func (e *Entry) check() error {
 	default:
 		return fmt.Errorf("record: the unknown mode %.40q", e.Mode)
 	}
-	if len(e.Reason) > 40 {
-		return errors.New("record: a reason is one word of at most 40 characters")
+	if len(e.Reason) > maxReason || !only(e.Reason, isReason) {
+		return fmt.Errorf("record: the reason %.50q is not one word of a-z, 0-9, '_', at most %d characters", e.Reason, maxReason)
 	}
-	for i := range len(e.Reason) {
-		if c := e.Reason[i]; !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '_') {
-			return fmt.Errorf("record: the reason %q is not a word of a-z, 0-9 and '_'", e.Reason)
-		}
-	}
-	if len(e.Software) > 64 {
-		return errors.New("record: the software's name has at most 64 characters")
-	}
-	for i := range len(e.Software) {
-		switch c := e.Software[i]; {
-		case c <= ' ', c > '~', c == '"', c == '\\', c == '<', c == '>', c == '&':
-			return fmt.Errorf("record: the software's name %q has a character that it must not have", e.Software)
-		}
+	if len(e.Software) > maxSoftware || !only(e.Software, isSoftware) {
+		return fmt.Errorf("record: the software's name %.80q is not at most %d of letters, digits and . _ - + / : ( )", e.Software, maxSoftware)
 	}
 	return nil
+}
+
+const (
+	maxReason   = 40
+	maxSoftware = 64
+)
+
+func isReason(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '_' }
+
+func isSoftware(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("._-+/:()", c) >= 0
+}
+
+// only says whether s has no character but those.
+func only(s string, is func(byte) bool) bool {
+	for i := range len(s) {
+		if !is(s[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 func checkTime(t time.Time) error {

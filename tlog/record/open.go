@@ -45,20 +45,21 @@ type Unfinished struct {
 	Session ID
 	Boot    ID        // of the request
 	Index   uint64    // of the request
-	Leaf    tlog.Hash // of the request
+	Leaf    tlog.Hash // of the session's newest entry, which the one that closes it names as Prev
 }
 
-// FindUnfinished returns the sessions of a writer that lie unfinished among the first size entries, oldest first. It
-// reads backwards, and only as far as it must: to the floor that the writer's last heartbeat or stop states, below which
-// nothing is open. It is how a gateway knows, after a crash, what to close.
+// FindUnfinished returns the sessions of a writer that lie unfinished among the first size entries, oldest first; size
+// must be that of a checkpoint that r published. It reads backwards, and only as far as it must: to the floor that the
+// writer's last heartbeat or stop states, below which nothing is open. It is how a gateway knows, after a crash, what to
+// close.
 func FindUnfinished(ctx context.Context, r tlog.Reader, writer string, size uint64) ([]Unfinished, error) {
-	ts := tlog.Tiles{Reader: r, Size: size}
 	ended := make(map[ID]bool)
+	newest := make(map[ID]tlog.Hash)
 	var found []Unfinished
 	floor, bounded := uint64(0), false
-	for end := size; end > 0; {
+	for end := size; end > floor; {
 		t := tlog.TileAt(tlog.EntriesLevel, end-1, size)
-		data, err := tlog.ReadTile(ctx, ts.Reader, t)
+		data, err := tlog.ReadTile(ctx, r, t)
 		if err != nil {
 			return nil, err
 		}
@@ -66,15 +67,9 @@ func FindUnfinished(ctx context.Context, r tlog.Reader, writer string, size uint
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", t.Path(), err)
 		}
-		for i := t.Width - 1; i >= 0; i-- {
-			index := t.Index*tlog.TileWidth + uint64(i)
-			if index >= size {
-				continue
-			}
-			if bounded && index < floor {
-				slices.Reverse(found)
-				return found, nil
-			}
+		end = t.Index * tlog.TileWidth
+		for i := t.Width - 1; i >= 0 && end+uint64(i) >= floor; i-- {
+			index := end + uint64(i)
 			e, err := ParseEntry(entries[i])
 			if err != nil {
 				return nil, fmt.Errorf("entry %d: %w", index, err)
@@ -85,20 +80,26 @@ func FindUnfinished(ctx context.Context, r tlog.Reader, writer string, size uint
 			switch e.Kind {
 			case Response:
 				ended[e.Session] = true
-			case Request:
-				if !ended[e.Session] {
-					found = append(found, Unfinished{Session: e.Session, Boot: e.Boot, Index: index, Leaf: tlog.HashLeaf(entries[i])})
+			case Approval, Request:
+				if ended[e.Session] {
+					continue
+				}
+				if _, ok := newest[e.Session]; !ok {
+					newest[e.Session] = tlog.HashLeaf(entries[i])
+				}
+				if e.Kind == Request {
+					found = append(found, Unfinished{Session: e.Session, Boot: e.Boot, Index: index, Leaf: newest[e.Session]})
 				}
 			case Heartbeat, Stop:
-				if !bounded {
-					bounded = true
-					if floor = e.Floor; e.Open == 0 {
-						floor = index
-					}
+				if bounded {
+					continue
+				}
+				bounded = true
+				if floor = e.Floor; e.Open == 0 {
+					floor = index
 				}
 			}
 		}
-		end = t.Index * tlog.TileWidth
 	}
 	slices.Reverse(found)
 	return found, nil

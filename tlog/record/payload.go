@@ -8,6 +8,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -26,8 +28,9 @@ const (
 	payloadMagic = "TSP1"
 	nonceBytes   = 12
 	tagBytes     = 16
-	// window is how far back the compressor looks, and so what a decoder must hold.
-	window = 1 << 20
+	// window is how far back the compressor looks, and maxWindow how far back a decoder lets one look.
+	window    = 1 << 20
+	maxWindow = 8 << 20
 )
 
 // Append appends the plain bytes of the record: "TSR1", the number of fields as one byte, then for each field the
@@ -94,16 +97,15 @@ func ParseRecord(b []byte) (Record, error) {
 	return r, nil
 }
 
-// A Binding is what a payload is sealed for. A payload opens for no other.
+// A Binding is what a payload is sealed for: the kind, session and root of its entry. A payload opens for no other.
 type Binding struct {
 	Kind    Kind
 	Session ID        // zero where the entry has none
 	Root    tlog.Hash // the root of the record tree
 }
 
-func (b Binding) aad(header []byte) []byte {
-	a := make([]byte, 0, len(header)+1+len(b.Kind)+len(b.Session)+len(b.Root))
-	a = append(a, header...)
+// append appends what is authenticated beside the header.
+func (b Binding) append(a []byte) []byte {
 	a = append(a, byte(len(b.Kind)))
 	a = append(a, b.Kind...)
 	a = append(a, b.Session[:]...)
@@ -112,31 +114,48 @@ func (b Binding) aad(header []byte) []byte {
 
 // A Coder compresses and seals records, and opens them. Safe for concurrent use; make one and keep it.
 type Coder struct {
-	enc *zstd.Encoder
-	dec *zstd.Decoder
+	enc     *zstd.Encoder
+	dec     *zstd.Decoder
+	scratch sync.Pool // of *scratch
 }
 
-// NewCoder returns a coder that uses at most workers encoders at a time (as many as there are cores is best).
+// A scratch is what sealing needs on the way to a payload. It is cleared after each use.
+type scratch struct{ plain, packed []byte }
+
+// maxScratch is the largest buffer, in bytes, that is kept for the next record; larger ones are rare.
+const maxScratch = 1 << 20
+
+func (c *Coder) keep(s *scratch) {
+	clear(s.plain)
+	clear(s.packed[:min(cap(s.packed), len(s.plain)+1024)]) // the encoder may have written more than it kept
+	if cap(s.plain) <= maxScratch && cap(s.packed) <= maxScratch {
+		c.scratch.Put(s)
+	}
+}
+
+// NewCoder returns a coder that uses at most workers encoders, and as many decoders, at a time; as many as there are
+// cores is best.
 func NewCoder(workers int) (*Coder, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(workers),
 		zstd.WithWindowSize(window), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false))
 	if err != nil {
 		return nil, fmt.Errorf("zstd encoder: %w", err)
 	}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(workers), zstd.WithDecoderMaxMemory(MaxRecord+1<<20),
-		zstd.WithDecoderMaxWindow(8<<20))
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(workers), zstd.WithDecoderMaxMemory(MaxRecord),
+		zstd.WithDecoderMaxWindow(maxWindow))
 	if err != nil {
 		return nil, fmt.Errorf("zstd decoder: %w", err)
 	}
-	return &Coder{enc: enc, dec: dec}, nil
+	return &Coder{enc: enc, dec: dec, scratch: sync.Pool{New: func() any { return new(scratch) }}}, nil
 }
 
 // Seal returns the record compressed with zstd and sealed with AES-256-GCM under a data key, for one entry only.
 //
 //	"TSP1" || len(keyID) as one byte || keyID || nonce[12] || ciphertext || tag[16]
 //
-// keyID names the key to whoever keeps keys; it stands in the clear and is authenticated, as is the binding.
-// A key may seal many payloads: nonces are random.
+// keyID names the key to whoever keeps keys; it stands in the clear and is authenticated, as is the binding, whose
+// root must be the record's: a payload sealed for another root never opens. A key may seal up to 2^32 payloads:
+// nonces are random.
 func (c *Coder) Seal(r Record, key []byte, keyID string, b Binding) ([]byte, error) {
 	if len(keyID) == 0 || len(keyID) > MaxKeyID {
 		return nil, fmt.Errorf("record: the name of a data key has 1 to %d bytes", MaxKeyID)
@@ -149,21 +168,22 @@ func (c *Coder) Seal(r Record, key []byte, keyID string, b Binding) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	plain, err := r.Append(make([]byte, 0, n))
+	s := c.scratch.Get().(*scratch)
+	defer c.keep(s)
+	plain, err := r.Append(slices.Grow(s.plain[:0], n))
 	if err != nil {
 		return nil, err
 	}
-	header := make([]byte, 0, len(payloadMagic)+1+len(keyID))
-	header = append(header, payloadMagic...)
-	header = append(header, byte(len(keyID)))
-	header = append(header, keyID...)
-	packed := c.enc.EncodeAll(plain, make([]byte, 0, n/2+128))
-	clear(plain)
-	out := make([]byte, 0, len(header)+nonceBytes+len(packed)+tagBytes)
-	out = append(out, header...)
-	out = gcm.Seal(out, nil, packed, b.aad(header)) // prepends its random nonce
-	clear(packed)
-	return out, nil
+	s.plain = plain
+	s.packed = c.enc.EncodeAll(plain, s.packed[:0])
+
+	header := len(payloadMagic) + 1 + len(keyID)
+	out := make([]byte, 0, header+nonceBytes+len(s.packed)+tagBytes)
+	out = append(out, payloadMagic...)
+	out = append(out, byte(len(keyID)))
+	out = append(out, keyID...)
+	aad := b.append(append(make([]byte, 0, 256), out...))
+	return gcm.Seal(out, nil, s.packed, aad), nil // prepends its random nonce
 }
 
 // KeyOf returns the name of the key that a payload was sealed under, as the payload itself has it: unproven until
@@ -193,7 +213,8 @@ var ErrSealed = errors.New("record: the payload does not open with this key for 
 
 // Open returns the record of a payload whose entry states the binding. The record's root is checked against it, so
 // that what is returned is what the entry commits to. A payload that would unpack to more than MaxRecord is refused
-// before it does.
+// before it does. ErrSealed is the answer to another key, another entry or changed bytes; after that gate an error
+// means that whoever sealed it did not follow the format.
 func (c *Coder) Open(payload, key []byte, b Binding) (Record, error) {
 	header, err := payloadHeader(payload)
 	if err != nil {
@@ -203,7 +224,7 @@ func (c *Coder) Open(payload, key []byte, b Binding) (Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	packed, err := gcm.Open(nil, nil, payload[len(header):], b.aad(header))
+	packed, err := gcm.Open(nil, nil, payload[len(header):], b.append(slices.Clone(header)))
 	if err != nil {
 		return nil, ErrSealed
 	}
@@ -221,23 +242,58 @@ func (c *Coder) Open(payload, key []byte, b Binding) (Record, error) {
 	return r, nil
 }
 
-// unpack decompresses one or more zstd frames into at most MaxRecord bytes.
+// unpack decompresses one zstd frame that states its size, at most MaxRecord.
 func (c *Coder) unpack(packed []byte) ([]byte, error) {
-	var h zstd.Header
-	if err := h.Decode(packed); err != nil {
-		return nil, fmt.Errorf("record: unpack: %w", err)
-	}
-	if h.HasFCS && h.FrameContentSize > MaxRecord {
-		return nil, fmt.Errorf("record: a payload that unpacks to %d bytes is over the limit of %d", h.FrameContentSize, MaxRecord)
+	if err := checkFrame(packed); err != nil {
+		return nil, err
 	}
 	plain, err := c.dec.DecodeAll(packed, nil)
 	if err != nil {
 		return nil, fmt.Errorf("record: unpack: %w", err)
 	}
-	if len(plain) > MaxRecord {
-		return nil, fmt.Errorf("record: a payload that unpacks to %d bytes is over the limit of %d", len(plain), MaxRecord)
-	}
 	return plain, nil
+}
+
+// checkFrame says whether packed is exactly one zstd frame (RFC 8878 §3.1.1) whose header states its size, without
+// unpacking any of it: memory is given for what is stated, so that must be believable. No block unpacks to more than
+// 128 KiB, so few blocks that state much are a lie.
+func checkFrame(packed []byte) error {
+	var h zstd.Header
+	if err := h.Decode(packed); err != nil {
+		return fmt.Errorf("record: unpack: %w", err)
+	}
+	switch {
+	case h.Skippable || !h.HasFCS || h.DictionaryID != 0:
+		return errors.New("record: a payload is one zstd frame that states its size and needs no dictionary")
+	case h.FrameContentSize > MaxRecord:
+		return fmt.Errorf("record: a payload that unpacks to %d bytes is over the limit of %d", h.FrameContentSize, MaxRecord)
+	}
+	rest := packed[h.HeaderSize:]
+	room := uint64(0)
+	for last := false; !last; {
+		if len(rest) < 3 {
+			return errors.New("record: a payload's zstd frame ends early")
+		}
+		b := int(rest[0]) | int(rest[1])<<8 | int(rest[2])<<16
+		n := b >> 3
+		last = b&1 == 1
+		if b>>1&3 == 1 { // one byte, repeated
+			n = 1
+		}
+		if rest = rest[3:]; len(rest) < n {
+			return errors.New("record: a payload's zstd frame ends early")
+		}
+		rest = rest[n:]
+		room += 128 << 10
+	}
+	sum := 0
+	if h.HasCheckSum {
+		sum = 4
+	}
+	if len(rest) != sum || h.FrameContentSize > room {
+		return errors.New("record: a payload's zstd frame does not end where its bytes do, or states more than it has")
+	}
+	return nil
 }
 
 func newGCM(key []byte) (cipher.AEAD, error) {

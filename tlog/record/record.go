@@ -18,7 +18,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/transparency-dev/merkle/compact"
@@ -62,11 +61,10 @@ func (id ID) String() string { return string(id.append(make([]byte, 0, 36))) }
 
 func (id ID) append(b []byte) []byte {
 	b = hex.AppendEncode(b, id[0:4])
-	for _, part := range [][]byte{id[4:6], id[6:8], id[8:10], id[10:16]} {
-		b = append(b, '-')
-		b = hex.AppendEncode(b, part)
+	for i := 4; i < 10; i += 2 {
+		b = hex.AppendEncode(append(b, '-'), id[i:i+2])
 	}
-	return b
+	return hex.AppendEncode(append(b, '-'), id[10:16])
 }
 
 // MarshalText returns the text form.
@@ -84,12 +82,16 @@ func (id *ID) UnmarshalText(b []byte) error {
 // ParseID reads the text form and no other spelling of it.
 func ParseID(s string) (ID, error) {
 	var id ID
-	if len(s) == 36 {
-		if b, err := hex.DecodeString(s[0:8] + s[9:13] + s[14:18] + s[19:23] + s[24:36]); err == nil {
-			copy(id[:], b)
+	var digits [2 * len(id)]byte
+	var again [36]byte
+	if len(s) == len(again) {
+		n := copy(digits[:], s[0:8])
+		for _, part := range [...]string{s[9:13], s[14:18], s[19:23], s[24:36]} {
+			n += copy(digits[n:], part)
 		}
+		hex.Decode(id[:], digits[:]) // what it cannot read differs below
 	}
-	if s == "" || id.String() != s || id.IsZero() {
+	if id.IsZero() || string(id.append(again[:0])) != s {
 		return ID{}, fmt.Errorf("record: %.60q is not an id such as 0198f2c1-7d3a-7b11-8c55-2f6e9a4b1d03", s)
 	}
 	return id, nil
@@ -149,23 +151,14 @@ func CheckName(name string) error {
 	return nil
 }
 
-// fieldHashers hash values too long to be copied beside their salt.
-var fieldHashers = sync.Pool{New: func() any { return sha256.New() }}
-
-// Hash returns the field's leaf in the record tree:
+// Hash returns the field's leaf in the record tree, for a name that CheckName takes:
 // SHA-256(0x00 || salt || len(name) as one byte || name || value).
 func (f *Field) Hash() tlog.Hash {
 	var head [2 + SaltBytes + MaxName]byte
 	n := 1 + copy(head[1:], f.Salt[:])
 	head[n] = byte(len(f.Name))
 	n += 1 + copy(head[n+1:], f.Name)
-	d := fieldHashers.Get().(interface {
-		Write([]byte) (int, error)
-		Sum([]byte) []byte
-		Reset()
-	})
-	defer fieldHashers.Put(d)
-	d.Reset()
+	d := sha256.New()
 	d.Write(head[:n])
 	d.Write(f.Value)
 	var h tlog.Hash

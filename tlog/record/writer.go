@@ -1,6 +1,7 @@
 package record
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,17 +24,43 @@ type Draft struct {
 type Ticket struct {
 	draft Draft
 	done  chan struct{}
-	// Set before done is closed.
+	// Owned by Run until done is closed, and then never changed.
 	index uint64
 	leaf  tlog.Hash
-	entry []byte
+	entry []byte // nil unless it is in the log
 	err   error
+}
+
+func newTicket(d Draft) *Ticket { return &Ticket{draft: d, done: make(chan struct{})} }
+
+// settle makes the outcome known.
+func (t *Ticket) settle(err error) {
+	t.draft.Payload = nil
+	if t.err = err; err != nil {
+		t.entry = nil
+	} else {
+		t.draft.After = nil // who follows t needs to look no further back
+	}
+	close(t.done)
+}
+
+// prev returns the leaf hash that t's entry names: of the entry before it that is in the log, or is going there in the
+// same batch. One that was lost is passed over, and what it would have named stands in for it.
+func (t *Ticket) prev() tlog.Hash {
+	for a := t.draft.After; a != nil; a = a.draft.After {
+		if a.entry != nil {
+			return a.leaf
+		}
+		t = a
+	}
+	return t.draft.Entry.Prev
 }
 
 // Done is closed when the outcome is known.
 func (t *Ticket) Done() <-chan struct{} { return t.done }
 
-// Wait returns when the entry is durable, or says why it is not. If ctx ends first the entry stays on its way.
+// Wait returns when the entry is durable, or says why it is not: tlog.ErrBusy, ErrFull and ErrTooLarge mean that
+// nothing was appended, tlog.ErrHalted that nobody knows. If ctx ends first the entry stays on its way.
 func (t *Ticket) Wait(ctx context.Context) error {
 	select {
 	case <-t.done:
@@ -59,9 +86,9 @@ func (t *Ticket) Leaf() tlog.Hash { return t.leaf }
 
 // WriterConfig is what a writer needs.
 type WriterConfig struct {
-	ID       string        // stands in every entry as "by"; see CheckWriter
+	ID       string        // stands in every entry as "by"; see CheckWriter; of one process at a time
 	Log      tlog.Appender // where the entries go
-	Reader   tlog.Reader   // the same log, to find what earlier boots left unfinished; nil for a writer without sessions
+	Reader   tlog.Reader   // the same log, to find what earlier boots left unfinished; nil for an id that never has sessions
 	Software string        // name and version, for the start entry
 	Mode     string        // for the start entry: strict, overlap, open, none
 
@@ -77,25 +104,25 @@ type WriterConfig struct {
 // is a number that is missing.
 //
 // To keep that promise across a crash only one Append is under way at a time. What waits meanwhile goes with the next:
-// the log syncs in groups anyway, so this costs nothing but order.
+// the log syncs in groups anyway, so this costs nothing but order. Of an Append that answered that nothing was
+// appended, the numbers are given again. After one whose outcome is unknown no number can be given: the writer ends,
+// and the next boot begins at zero.
 type Writer struct {
 	cfg  WriterConfig
 	boot ID
+	wake chan struct{} // holds a value while there may be something to append
 
-	mu     sync.Mutex
-	queue  []*Ticket
-	bytes  int       // of the payloads of what is queued or being appended
-	count  int       // of what is queued or being appended
-	lost   uint64    // calls that left no entry since the last gap entry
-	since  time.Time // of the first of them
-	why    string
-	shed   uint64
-	broken error // set once the outcome of an append is unknown
-	closed bool
-	wake   chan struct{} // has a value when there is something to do
+	mu    sync.Mutex
+	queue []*Ticket
+	count int    // of what is queued or being appended
+	bytes int    // of the payloads of these
+	lost  lost   // since the last gap entry
+	shed  uint64 // since the last heartbeat
+	ended error  // why nothing more is taken
 
 	found      chan struct{} // closed once unfinished is known
 	unfinished []Unfinished
+	over       chan struct{} // closed when Run returns
 
 	// Owned by Run.
 	next uint64
@@ -103,11 +130,24 @@ type Writer struct {
 	open map[ID]uint64 // open sessions, earlier boots' included, by the index of their request
 }
 
+// lost is what a gap entry tells.
+type lost struct {
+	calls  uint64
+	since  time.Time
+	reason string
+}
+
+const (
+	// batchBytes bounds the payloads that go in one Append, so that a batch stays a batch.
+	batchBytes = 8 << 20
+	// pause is how long the writer waits before it tries again what the log would not take.
+	pause = 200 * time.Millisecond
+	// tries is how often the last entry of a boot is tried.
+	tries = 5
+)
+
 // NewWriter returns a writer with a fresh boot. It writes nothing until Run.
 func NewWriter(cfg WriterConfig) (*Writer, error) {
-	if err := CheckWriter(cfg.ID); err != nil {
-		return nil, err
-	}
 	if cfg.Log == nil {
 		return nil, errors.New("record: a writer needs a log")
 	}
@@ -120,28 +160,43 @@ func NewWriter(cfg WriterConfig) (*Writer, error) {
 	if cfg.Heartbeat == 0 {
 		cfg.Heartbeat = 10 * time.Second
 	}
-	return &Writer{
-		cfg: cfg, boot: NewID(time.Now()), wake: make(chan struct{}, 1), found: make(chan struct{}), open: make(map[ID]uint64),
-	}, nil
+	w := &Writer{
+		cfg: cfg, boot: NewID(time.Now()), open: make(map[ID]uint64),
+		wake: make(chan struct{}, 1), found: make(chan struct{}), over: make(chan struct{}),
+	}
+	// What is wrong with the start entry is wrong with the configuration.
+	e := w.start().draft.Entry
+	e.By, e.Boot, e.Time = cfg.ID, w.boot, stampOf(time.Now())
+	if err := e.check(); err != nil {
+		return nil, err
+	}
+	return w, nil
 }
 
 // Boot returns the boot that stands in the writer's entries.
 func (w *Writer) Boot() ID { return w.boot }
 
-// Submit puts a draft on its way. ErrBusy means that too much is waiting; ErrHalted that the outcome of an earlier
-// append is unknown and this writer will write no more.
+// Submit puts a draft on its way. tlog.ErrBusy means that too much is waiting, ErrTooLarge that the payload is over
+// tlog.MaxPayload, ErrClosed that Run has ended or is about to. ErrHalted means that the outcome of an earlier append is
+// unknown; this writer will write no more.
 func (w *Writer) Submit(d Draft) (*Ticket, error) {
-	t := newTicket(d)
+	switch k := d.Entry.Kind; {
+	case k == Start || k == Stop || k == Heartbeat || k == Gap:
+		return nil, fmt.Errorf("record: a %s entry is the writer's own; it is not submitted", k)
+	case int64(len(d.Payload)) != d.Entry.PayloadSize:
+		return nil, fmt.Errorf("record: a %s entry that states a payload of %d bytes, with one of %d", k, d.Entry.PayloadSize, len(d.Payload))
+	case len(d.Payload) > tlog.MaxPayload:
+		return nil, fmt.Errorf("record: a payload of %d bytes: %w", len(d.Payload), tlog.ErrTooLarge)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case w.broken != nil:
-		return nil, w.broken
-	case w.closed:
-		return nil, tlog.ErrClosed
-	case w.count >= w.cfg.MaxQueue || w.bytes+len(d.Payload) > w.cfg.MaxQueueBytes && w.count > 0:
+	case w.ended != nil:
+		return nil, w.ended
+	case w.count >= w.cfg.MaxQueue || w.count > 0 && w.bytes+len(d.Payload) > w.cfg.MaxQueueBytes:
 		return nil, tlog.ErrBusy
 	}
+	t := newTicket(d)
 	w.queue = append(w.queue, t)
 	w.count++
 	w.bytes += len(d.Payload)
@@ -158,16 +213,25 @@ func (w *Writer) Write(ctx context.Context, d Draft) (*Ticket, error) {
 	return t, t.Wait(ctx)
 }
 
-// Lose counts calls that will leave no entry. The next batch gives them numbers and a gap entry that says so. A gateway
-// that never blocks traffic calls it where Submit or Wait failed.
+// Lose counts calls that will leave no entry. The next batch that the log takes gives them numbers, and a gap entry
+// that says so. A gateway that never blocks traffic calls it where Submit or Wait failed. The reason is a word of a-z,
+// 0-9, '_'; of several until the gap entry the first counts. After Run nobody is told.
 func (w *Writer) Lose(n uint64, reason string) {
+	if reason == "" || len(reason) > maxReason || !only(reason, isReason) {
+		reason = "unspecified"
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.lost == 0 {
-		w.since, w.why = time.Now(), reason
-	}
-	w.lost += n
+	w.lost.add(lost{n, time.Now(), reason})
 	w.poke()
+}
+
+// add adds what was lost later; nothing to nothing is nothing.
+func (l *lost) add(more lost) {
+	if l.calls == 0 {
+		l.since, l.reason = more.since, more.reason
+	}
+	l.calls += more.calls
 }
 
 // Shed counts calls that were refused before their caller was known. The next heartbeat tells how many.
@@ -177,11 +241,38 @@ func (w *Writer) Shed(n uint64) {
 	w.mu.Unlock()
 }
 
-// Broken returns why the writer will write no more, or nil.
+// Broken returns why the writer will write no more, or nil if it writes or ended in order.
 func (w *Writer) Broken() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.broken
+	if w.ended == tlog.ErrClosed {
+		return nil
+	}
+	return w.ended
+}
+
+// Unfinished waits until Run has found the sessions that earlier boots left open, and returns them, oldest first.
+// Whoever runs the writer closes each with a response entry; until then every heartbeat counts them. When Run ends
+// before it has found them, the error says why.
+func (w *Writer) Unfinished(ctx context.Context) ([]Unfinished, error) {
+	select {
+	case <-w.found:
+		return w.unfinished, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-w.over:
+	}
+	select {
+	case <-w.found:
+		return w.unfinished, nil
+	default:
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return nil, w.ended
 }
 
 func (w *Writer) poke() {
@@ -191,29 +282,33 @@ func (w *Writer) poke() {
 	}
 }
 
-// batchBytes bounds the payloads that go in one Append, so that a batch stays a batch.
-const batchBytes = 8 << 20
-
-// Unfinished waits until Run has found the sessions that earlier boots left open, and returns them. Whoever runs the
-// writer closes each with a response entry; until then every heartbeat counts them.
-func (w *Writer) Unfinished(ctx context.Context) ([]Unfinished, error) {
-	select {
-	case <-w.found:
-		return w.unfinished, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
+// Run writes the start entry, finds what earlier boots left open, and then writes what is submitted, in order; when ctx
+// ends it writes what was submitted until then and the stop entry, and returns nil. If ctx ends before it has found
+// what was open, it can state nothing about that and ends as a crash would, with what is queued refused. It returns
+// early, with the cause, when the outcome of an append is unknown or the log cannot be read. Call it once.
+func (w *Writer) Run(ctx context.Context) error {
+	err := w.run(ctx)
+	w.mu.Lock()
+	w.ended = err
+	if err == nil {
+		w.ended = tlog.ErrClosed
 	}
+	ended := w.ended
+	w.mu.Unlock()
+	w.refuse(ended)
+	close(w.over)
+	return err
 }
 
-// Run writes the start entry, finds what earlier boots left open, and then writes what is submitted, in order; when ctx
-// ends it writes what was submitted until then and the stop entry, and returns. It returns early, with the cause, when
-// the outcome of an append is unknown.
-func (w *Writer) Run(ctx context.Context) error {
-	// Appends are not cut short by ctx: what was taken is seen through.
-	seen := context.WithoutCancel(ctx)
+func (w *Writer) run(ctx context.Context) error {
 	if err := w.begin(ctx); err != nil {
-		return w.fail(err)
+		if ctx.Err() != nil {
+			return nil // a writer that was stopped before it had begun promised nothing
+		}
+		return err
 	}
+	// From here on appends are not cut short by ctx: what was taken is seen through.
+	through := context.WithoutCancel(ctx)
 	var beat <-chan time.Time
 	if w.cfg.Heartbeat > 0 {
 		tick := time.NewTicker(w.cfg.Heartbeat)
@@ -224,14 +319,14 @@ func (w *Writer) Run(ctx context.Context) error {
 		var err error
 		select {
 		case <-w.wake:
-			err = w.flush(seen, false)
+			_, err = w.flush(through, "")
 		case <-beat:
-			err = w.flush(seen, true)
+			_, err = w.flush(through, Heartbeat)
 		case <-ctx.Done():
-			return w.end(seen)
+			return w.end(through)
 		}
 		if err != nil {
-			return w.fail(err)
+			return err
 		}
 	}
 }
@@ -239,218 +334,211 @@ func (w *Writer) Run(ctx context.Context) error {
 // begin writes the start entry, trying again while the log takes nothing: a gateway that starts beside a full disk
 // comes to life when there is room. Then it finds what is unfinished, before any heartbeat could forget it.
 func (w *Writer) begin(ctx context.Context) error {
-	t := newTicket(Draft{})
+	t := w.start()
 	for {
-		t = newTicket(Draft{Entry: Entry{Kind: Start, Software: w.cfg.Software, Mode: w.cfg.Mode}})
-		if err := w.append(ctx, []*Ticket{t}); err != nil {
+		refused, err := w.append(ctx, []*Ticket{t})
+		if err != nil {
 			return err
 		}
-		if t.err == nil {
+		if refused == nil {
 			break
 		}
-		w.refuse(t.err)
-		select {
-		case <-time.After(200 * time.Millisecond):
-		case <-ctx.Done():
-			return ctx.Err()
+		w.refuse(refused)
+		if err := wait(ctx, pause); err != nil {
+			return err
+		}
+		t = w.start()
+	}
+	if w.cfg.Reader != nil && t.index > 0 {
+		c, err := Await(ctx, w.cfg.Reader, t.index)
+		if err != nil {
+			return err
+		}
+		if w.unfinished, err = FindUnfinished(ctx, w.cfg.Reader, w.cfg.ID, c.Size); err != nil {
+			return fmt.Errorf("look for unfinished sessions: %w", err)
+		}
+		for _, u := range w.unfinished {
+			w.open[u.Session] = u.Index
 		}
 	}
-	defer close(w.found)
-	if w.cfg.Reader == nil || t.index == 0 {
-		return nil
-	}
-	if _, err := Await(ctx, w.cfg.Reader, t.index); err != nil {
-		return err
-	}
-	found, err := FindUnfinished(ctx, w.cfg.Reader, w.cfg.ID, t.index)
-	if err != nil {
-		return fmt.Errorf("look for unfinished sessions: %w", err)
-	}
-	w.unfinished = found
-	for _, u := range found {
-		w.open[u.Session] = u.Index
-	}
+	close(w.found)
 	return nil
+}
+
+func (w *Writer) start() *Ticket {
+	return newTicket(Draft{Entry: Entry{Kind: Start, Software: w.cfg.Software, Mode: w.cfg.Mode}})
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// end takes nothing more, writes what is queued, and then the stop entry.
+func (w *Writer) end(ctx context.Context) error {
+	w.mu.Lock()
+	w.ended = tlog.ErrClosed
+	rest := len(w.queue)
+	w.mu.Unlock()
+	for rest > 0 {
+		if _, err := w.flush(ctx, ""); err != nil {
+			return err
+		}
+		w.mu.Lock()
+		rest = len(w.queue)
+		w.mu.Unlock()
+	}
+	for try := 1; ; try++ {
+		refused, err := w.flush(ctx, Stop)
+		switch {
+		case err != nil:
+			return err
+		case refused == nil:
+			return nil
+		case try == tries:
+			return fmt.Errorf("the stop entry of %s: %w", w.cfg.ID, refused)
+		}
+		if err := wait(ctx, pause); err != nil {
+			return err
+		}
+	}
 }
 
 // refuse answers everything queued with err: nothing of it was appended.
 func (w *Writer) refuse(err error) {
 	w.mu.Lock()
 	queue := w.queue
-	w.queue, w.count, w.bytes = nil, 0, 0
+	w.queue = nil
+	w.count -= len(queue)
+	w.bytes -= payloadBytes(queue)
 	w.mu.Unlock()
 	for _, t := range queue {
-		t.err = err
-		close(t.done)
+		t.settle(err)
 	}
 }
 
-func newTicket(d Draft) *Ticket { return &Ticket{draft: d, done: make(chan struct{})} }
-
-// end writes what is queued, then the stop entry.
-func (w *Writer) end(ctx context.Context) error {
-	w.mu.Lock()
-	w.closed = true
-	w.mu.Unlock()
-	for {
-		w.mu.Lock()
-		rest := len(w.queue)
-		w.mu.Unlock()
-		if rest == 0 {
-			break
-		}
-		if err := w.flush(ctx, false); err != nil {
-			return w.fail(err)
-		}
+func payloadBytes(ts []*Ticket) int {
+	n := 0
+	for _, t := range ts {
+		n += len(t.draft.Payload)
 	}
-	w.mu.Lock()
-	shed := w.shed
-	w.mu.Unlock()
-	t := newTicket(Draft{Entry: Entry{Kind: Stop, Beat: true, Shed: shed}})
-	if err := w.append(ctx, []*Ticket{t}); err != nil {
-		return w.fail(err)
-	}
-	return t.err
+	return n
 }
 
-// fail refuses everything from now on: numbers were given whose fate is unknown. A writer that was stopped before it
-// had begun promised nothing, and has no error.
-func (w *Writer) fail(err error) error {
-	stopped := errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
-	if !stopped {
-		err = fmt.Errorf("%w: %w", tlog.ErrHalted, err)
-	}
-	w.mu.Lock()
-	w.broken = err
-	w.mu.Unlock()
-	w.refuse(err)
-	if stopped {
-		return nil
-	}
-	return err
-}
-
-// flush appends what is queued, and with it a gap entry if calls were lost and a heartbeat if one is due.
-func (w *Writer) flush(ctx context.Context, beat bool) error {
+// flush appends a batch: a heartbeat if own says so, what is queued, a gap entry if calls were lost, and a stop entry
+// if own says so, for which nothing may be queued. That nothing was appended is refused; err is an unknown outcome.
+func (w *Writer) flush(ctx context.Context, own Kind) (refused, err error) {
 	w.mu.Lock()
 	n, size := 0, 0
-	for n < len(w.queue) && n < w.cfg.MaxQueue && (n == 0 || size+len(w.queue[n].draft.Payload) <= batchBytes) {
+	for n < len(w.queue) && (n == 0 || size+len(w.queue[n].draft.Payload) <= batchBytes) {
 		size += len(w.queue[n].draft.Payload)
 		n++
 	}
-	batch := make([]*Ticket, 0, n+2)
-	if beat {
-		// First of all: what it says of open sessions is true of everything before it.
-		batch = append(batch, newTicket(Draft{Entry: Entry{Kind: Heartbeat, Beat: true, Shed: w.shed}}))
-	}
-	batch = append(batch, w.queue[:n]...)
+	queued := slices.Clone(w.queue[:n])
 	w.queue = slices.Delete(w.queue, 0, n)
-	lost, since, why, shed := w.lost, w.since, w.why, w.shed
-	w.lost = 0
-	if beat {
-		w.shed = 0
-	}
 	if len(w.queue) > 0 {
 		w.poke()
 	}
+	gap, shed := w.lost, uint64(0)
+	w.lost = lost{}
+	if own != "" {
+		shed, w.shed = w.shed, 0
+	}
 	w.mu.Unlock()
 
-	if lost > 0 {
-		gap := Entry{Kind: Gap, To: lost, Since: stampOf(since), Reason: why} // From and To are fixed when numbered
-		batch = append(batch, newTicket(Draft{Entry: gap}))
+	batch := make([]*Ticket, 0, n+2)
+	beat := newTicket(Draft{Entry: Entry{Kind: own, Beat: true, Shed: shed}})
+	if own == Heartbeat {
+		batch = append(batch, beat) // first: what it says of open sessions is true of everything before it
 	}
-	if len(batch) == 0 {
-		return nil
+	batch = append(batch, queued...)
+	if gap.calls > 0 {
+		// From and To are fixed when it is numbered; until then To is how many.
+		batch = append(batch, newTicket(Draft{Entry: Entry{Kind: Gap, To: gap.calls, Since: stampOf(gap.since), Reason: gap.reason}}))
 	}
-	err := w.append(ctx, batch)
-	refused := err == nil && batch[len(batch)-1].err != nil
+	if own == Stop {
+		batch = append(batch, beat)
+	}
+	refused, err = w.append(ctx, batch)
 
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.count -= n
 	w.bytes -= size
-	if refused {
-		// Nothing of it was appended: what the log itself was to be told is told later.
-		if lost > 0 {
-			if w.lost == 0 {
-				w.since, w.why = since, why
-			}
-			w.lost += lost
-		}
-		if beat {
-			w.shed += shed
+	if refused != nil {
+		// What the log was to be told it is told later.
+		w.shed += shed
+		if gap.calls > 0 {
+			gap.add(w.lost)
+			w.lost = gap
 		}
 	}
-	w.mu.Unlock()
-	return err
+	return refused, err
 }
 
 func stampOf(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
 
-// append numbers the tickets and appends them as one. An error is an unknown outcome; that nothing was appended is
-// the tickets' own error and takes their numbers back.
-func (w *Writer) append(ctx context.Context, batch []*Ticket) error {
+// append numbers the tickets, appends them as one and settles them. If nothing was appended, refused says why, and the
+// numbers are given again. If the outcome is unknown, err is ErrHalted and says why.
+func (w *Writer) append(ctx context.Context, batch []*Ticket) (refused, err error) {
 	leaves := make([]tlog.Leaf, 0, len(batch))
 	taken := make([]*Ticket, 0, len(batch))
 	next, last := w.next, w.last
 	for _, t := range batch {
 		e := &t.draft.Entry
-		e.By, e.Boot = w.cfg.ID, w.boot
-		e.Time = stampOf(time.Now())
-		if e.Time.Before(last) {
+		e.By, e.Boot, e.Seq, e.Prev = w.cfg.ID, w.boot, next, t.prev()
+		if e.Time = stampOf(time.Now()); e.Time.Before(last) {
 			e.Time = last
 		}
-		// An entry that was lost leaves Prev empty: there is nothing to refer to.
-		if a := t.draft.After; a != nil && len(a.entry) > 0 {
-			e.Prev = tlog.HashLeaf(a.entry)
-		}
-		e.Seq = next
 		switch e.Kind {
 		case Gap:
 			e.From, e.To = next, next+e.To-1
 			e.Seq = e.To + 1
+			if e.Since.After(e.Time) {
+				e.Since = e.Time
+			}
 		case Heartbeat, Stop:
-			e.Open = uint64(len(w.open))
-			e.Floor = w.floor()
+			e.Open, e.Floor = uint64(len(w.open)), w.floor()
 		}
 		b, err := e.Append(make([]byte, 0, 512))
 		if err != nil {
 			// The draft's own fault: it takes no number and holds nobody else up.
-			t.err = err
-			close(t.done)
+			t.settle(err)
 			continue
 		}
-		last = e.Time
-		next = e.Seq + 1
-		t.entry = b
+		t.entry, t.leaf = b, tlog.HashLeaf(b)
 		taken = append(taken, t)
 		leaves = append(leaves, tlog.Leaf{Entry: b, Payload: t.draft.Payload})
+		next, last = e.Seq+1, e.Time
 	}
 	if len(taken) == 0 {
-		return nil
+		return nil, nil
 	}
 	indices, err := w.cfg.Log.Append(ctx, leaves...)
-	if err == nil && len(indices) != len(leaves) {
+	switch {
+	case errors.Is(err, tlog.ErrBusy) || errors.Is(err, tlog.ErrFull) || errors.Is(err, tlog.ErrTooLarge):
+		refused, err = err, nil
+	case err == nil && len(indices) != len(leaves):
 		err = fmt.Errorf("record: the log gave %d indices for %d leaves", len(indices), len(leaves))
 	}
-	nothing := errors.Is(err, tlog.ErrBusy) || errors.Is(err, tlog.ErrFull) || errors.Is(err, tlog.ErrTooLarge) || errors.Is(err, tlog.ErrQuarantine)
-	if err == nil {
+	if err != nil && !errors.Is(err, tlog.ErrHalted) {
+		err = fmt.Errorf("%w: %w", tlog.ErrHalted, err)
+	}
+	if err == nil && refused == nil {
 		w.next, w.last = next, last
-	}
-	for i, t := range taken {
-		switch {
-		case err == nil:
-			t.index, t.leaf = indices[i], tlog.HashLeaf(t.entry)
+		for i, t := range taken {
+			t.index = indices[i]
 			w.note(t)
-		default:
-			t.entry, t.err = nil, err
 		}
-		t.draft.Payload = nil
-		close(t.done)
 	}
-	if err != nil && !nothing {
-		return err
+	for _, t := range taken {
+		t.settle(cmp.Or(refused, err))
 	}
-	return nil
+	return refused, err
 }
 
 // note keeps the book of open sessions.
@@ -465,8 +553,7 @@ func (w *Writer) note(t *Ticket) {
 
 // floor returns the smallest index of an open session's request, or 0 when none is open. It is called once a heartbeat.
 func (w *Writer) floor() uint64 {
-	var floor uint64
-	first := true
+	floor, first := uint64(0), true
 	for _, i := range w.open {
 		if first || i < floor {
 			floor, first = i, false

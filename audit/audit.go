@@ -1,0 +1,156 @@
+// Package audit is reading, by people who hold keys. The [Desk] is the only way to the content of a record, and what is
+// always true of it: who asks, and why, is a parameter, and stands in the log before anything is shown.
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+
+	"github.com/tallystick/tallystick/tlog"
+	"github.com/tallystick/tallystick/tlog/record"
+	"github.com/tallystick/tallystick/verify"
+)
+
+// Log is what a desk needs of the log it reads.
+type Log interface {
+	tlog.Reader
+	tlog.Payloads
+}
+
+// Keys opens the data keys of payloads and makes one for the record of each reading.
+type Keys interface {
+	New(ctx context.Context) (id string, key []byte, err error)
+	Open(ctx context.Context, id string) (key []byte, err error)
+}
+
+// An Asker is who wants to see something, and why. Both must be given.
+type Asker struct {
+	Name   string // a person or a service, as whoever let it in knows it
+	Reason string // in words
+}
+
+// ErrOpen says that a session has not ended yet: ask again when it has.
+var ErrOpen = errors.New("audit: the session has not ended yet; try again when it has")
+
+// A Desk shows records. Safe for concurrent use.
+type Desk struct {
+	log   Log
+	keys  Keys
+	pen   *record.Writer
+	coder *record.Coder
+}
+
+// NewDesk returns a desk that reads log and writes down every reading with pen, which somebody runs.
+func NewDesk(log Log, keys Keys, pen *record.Writer) (*Desk, error) {
+	coder, err := record.NewCoder(runtime.GOMAXPROCS(0))
+	if err != nil {
+		return nil, err
+	}
+	return &Desk{log: log, keys: keys, pen: pen, coder: coder}, nil
+}
+
+// admit writes the access entry. Nothing is shown before it is durable.
+func (d *Desk) admit(ctx context.Context, who Asker, session record.ID, what string) error {
+	if strings.TrimSpace(who.Name) == "" || strings.TrimSpace(who.Reason) == "" {
+		return errors.New("audit: a record is shown to somebody, for a reason; give both")
+	}
+	id, key, err := d.keys.New(ctx)
+	if err != nil {
+		return fmt.Errorf("data key: %w", err)
+	}
+	var r record.Record
+	r.Add(record.FieldActor, []byte(who.Name))
+	r.Add(record.FieldReason, []byte(who.Reason))
+	r.Add("what", []byte(what))
+	e := record.Entry{Kind: record.Access, Session: session, Root: r.Root(), Fields: len(r)}
+	sealed, err := d.coder.Seal(r, key, id, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
+	if err != nil {
+		return err
+	}
+	e.Payload, e.PayloadSize = record.Sum(sealed), int64(len(sealed))
+	if _, err := d.pen.Write(ctx, record.Draft{Entry: e, Payload: sealed}); err != nil {
+		return fmt.Errorf("the reading could not be recorded, so nothing is shown: %w", err)
+	}
+	return nil
+}
+
+// Record opens the record behind an entry. It is not exported: content leaves by methods that admit first.
+func (d *Desk) record(ctx context.Context, e record.Entry) (record.Record, error) {
+	payload, err := d.log.Payload(ctx, e.Payload)
+	if err != nil {
+		return nil, fmt.Errorf("payload: %w", err)
+	}
+	if record.Sum(payload) != e.Payload {
+		return nil, errors.New("audit: the stored payload is not the one that the entry commits to; run `tally fsck`")
+	}
+	id, err := record.KeyOf(payload)
+	if err != nil {
+		return nil, err
+	}
+	key, err := d.keys.Open(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("data key %s: %w", id, err)
+	}
+	return d.coder.Open(payload, key, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
+}
+
+// Export returns a bundle of whole sessions with every field shown, under the newest checkpoint. The bundle is checked
+// against the tree before it is handed out.
+func (d *Desk) Export(ctx context.Context, who Asker, sessions ...record.ID) ([]byte, error) {
+	if len(sessions) == 0 {
+		return nil, errors.New("audit: no session is named")
+	}
+	for _, id := range sessions {
+		if err := d.admit(ctx, who, id, "export"); err != nil {
+			return nil, err
+		}
+	}
+	b := &verify.Bundle{}
+	var found [][]located
+	last := uint64(0)
+	for _, id := range sessions {
+		at, err := d.find(ctx, id)
+		if err != nil {
+			return nil, fmt.Errorf("session %s: %w", id, err)
+		}
+		found = append(found, at)
+		last = max(last, at[len(at)-1].index)
+	}
+	// One checkpoint for all of them.
+	c, err := record.Await(ctx, d.log, last)
+	if err != nil {
+		return nil, err
+	}
+	if b.Checkpoint, err = d.log.Checkpoint(ctx); err != nil {
+		return nil, fmt.Errorf("checkpoint: %w", err)
+	}
+	if c, err = tlog.ReadCheckpoint(b.Checkpoint); err != nil {
+		return nil, err
+	}
+	b.Origin = c.Origin
+	ts := tlog.Tiles{Reader: d.log, Size: c.Size}
+	for i, id := range sessions {
+		s := verify.Session{ID: id}
+		for _, l := range found[i] {
+			proof, err := ts.Inclusion(ctx, l.index)
+			if err != nil {
+				return nil, fmt.Errorf("entry %d: %w", l.index, err)
+			}
+			if err := tlog.VerifyInclusion(tlog.HashLeaf(l.bytes), l.index, c.Size, c.Root, proof); err != nil {
+				return nil, fmt.Errorf("the log does not hold what it serves; run `tally fsck`: %w", err)
+			}
+			r, err := d.record(ctx, l.entry)
+			if err != nil {
+				return nil, fmt.Errorf("entry %d: %w", l.index, err)
+			}
+			s.Entries = append(s.Entries, verify.Entry{
+				Index: l.index, Bytes: l.bytes, Proof: proof, Fields: verify.Fields(r, func(string) bool { return true }),
+			})
+		}
+		b.Sessions = append(b.Sessions, s)
+	}
+	return b.Append(nil)
+}

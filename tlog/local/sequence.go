@@ -1,0 +1,474 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/tallystick/tallystick/tlog"
+)
+
+// What a batch and a call may carry. A batch stays far below half a memtable, beyond which Pebble would turn it into
+// a memtable of its own.
+const (
+	maxBatchLeaves = 4096
+	maxBatchBytes  = 4 << 20
+	// MaxLeaves is the most leaves that one call of Append takes.
+	MaxLeaves = maxBatchLeaves
+)
+
+// An item is one call of Append on its way. Whoever takes it off the queue, or off the flights, finishes it.
+type item struct {
+	leaves []tlog.Leaf
+	hashes []tlog.Hash // of the entries
+	sums   []tlog.Hash // of the payloads
+	bytes  int
+	barred uint64 // the count of discards against which the payloads were checked
+	drop   []bool // payloads that were discarded before; nil for none
+
+	first uint64 // index of the first leaf
+	err   error
+	done  chan struct{} // holds one
+	taken bool          // guarded by queue.mu
+
+	oneHash, oneSum [1]tlog.Hash
+}
+
+var items = sync.Pool{New: func() any { return &item{done: make(chan struct{}, 1)} }}
+
+func (it *item) finish(err error) {
+	it.err = err
+	it.done <- struct{}{}
+}
+
+// A queue holds what waits for the sequencer.
+type queue struct {
+	wake chan struct{} // holds one; something waits
+
+	mu     sync.Mutex // guards what follows
+	items  []*item
+	spare  []*item
+	leaves int   // waiting or on their way to the disk
+	bytes  int   // likewise
+	shut   error // why nothing is let in any more
+}
+
+// Append makes leaves durable; see [tlog.Appender]. At most MaxLeaves go into one call. A context that ends while the
+// call still waits for the sequencer takes its leaves back, and nothing was appended; once the sequencer has them,
+// Append waits for the outcome. Beyond what the tlog package names, it answers tlog.ErrHalted or tlog.ErrQuarantine
+// when those are the state of the log, and tlog.ErrClosed after Run has ended.
+func (l *Log) Append(ctx context.Context, leaves ...tlog.Leaf) ([]uint64, error) {
+	if len(leaves) == 0 {
+		return nil, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := l.admit(); err != nil {
+		return nil, err
+	}
+	it := items.Get().(*item)
+	if err := it.prepare(leaves); err != nil {
+		return nil, err
+	}
+	if err := l.bar(it); err != nil {
+		return nil, err
+	}
+	if err := l.enqueue(it); err != nil {
+		return nil, err
+	}
+	select {
+	case <-it.done:
+	case <-ctx.Done():
+		if l.withdraw(it) {
+			return nil, ctx.Err()
+		}
+		<-it.done
+	}
+	if it.err != nil {
+		return nil, it.err // an item that failed is not used again: two may still hold it
+	}
+	indices := make([]uint64, len(leaves))
+	for i := range indices {
+		indices[i] = it.first + uint64(i)
+	}
+	it.leaves, it.drop, it.taken = nil, nil, false
+	items.Put(it)
+	return indices, nil
+}
+
+// prepare checks the limits and hashes, in the caller's goroutine.
+func (it *item) prepare(leaves []tlog.Leaf) error {
+	if len(leaves) > MaxLeaves {
+		return fmt.Errorf("%d leaves in one call, over the limit of %d: %w", len(leaves), MaxLeaves, tlog.ErrTooLarge)
+	}
+	it.leaves, it.bytes = leaves, 0
+	it.hashes, it.sums = it.oneHash[:0], it.oneSum[:0]
+	for i, leaf := range leaves {
+		switch {
+		case len(leaf.Entry) == 0:
+			return fmt.Errorf("entry %d of the call: %w", i, errEmpty)
+		case len(leaf.Entry) > tlog.MaxEntry:
+			return fmt.Errorf("entry of %d bytes, over the limit of %d: %w", len(leaf.Entry), tlog.MaxEntry, tlog.ErrTooLarge)
+		case len(leaf.Payload) > tlog.MaxPayload:
+			return fmt.Errorf("payload of %d bytes, over the limit of %d: %w", len(leaf.Payload), tlog.MaxPayload, tlog.ErrTooLarge)
+		}
+		it.hashes = append(it.hashes, tlog.HashLeaf(leaf.Entry))
+		var sum tlog.Hash
+		if len(leaf.Payload) > 0 {
+			sum = sha256.Sum256(leaf.Payload)
+		}
+		it.sums = append(it.sums, sum)
+		it.bytes += len(leaf.Entry) + len(leaf.Payload)
+	}
+	return nil
+}
+
+var errEmpty = errors.New("tlog/local: an entry has at least one byte")
+
+// enqueue hands a prepared item to the sequencer, or says at once that there is no room.
+func (l *Log) enqueue(it *item) error {
+	q := &l.queue
+	q.mu.Lock()
+	if q.shut != nil {
+		defer q.mu.Unlock()
+		return q.shut
+	}
+	// A call too large for the bounds is let in when nothing else is.
+	if q.leaves > 0 && (q.leaves+len(it.leaves) > l.cfg.MaxLeaves || q.bytes+it.bytes > l.cfg.MaxBytes) {
+		q.mu.Unlock()
+		l.counts.busy.Add(1)
+		return tlog.ErrBusy
+	}
+	q.leaves += len(it.leaves)
+	q.bytes += it.bytes
+	q.items = append(q.items, it)
+	q.mu.Unlock()
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// withdraw takes an item back that the sequencer has not taken.
+func (l *Log) withdraw(it *item) bool {
+	q := &l.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i := slices.Index(q.items, it)
+	if it.taken || i < 0 {
+		return false
+	}
+	q.items = slices.Delete(q.items, i, i+1)
+	q.leaves -= len(it.leaves)
+	q.bytes -= it.bytes
+	return true
+}
+
+// take moves what waits, within the bounds of a batch, to out.
+func (q *queue) take(out []*item) []*item {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n, leaves, bytes := 0, 0, 0
+	for _, it := range q.items {
+		leaves += len(it.leaves)
+		bytes += it.bytes
+		if n > 0 && (leaves > maxBatchLeaves || bytes > maxBatchBytes) {
+			break
+		}
+		it.taken = true
+		n++
+	}
+	out = append(out, q.items[:n]...)
+	if n == len(q.items) {
+		clear(q.items)
+		q.items = q.items[:0]
+	} else {
+		q.items = slices.Delete(q.items, 0, n)
+	}
+	return out
+}
+
+// release gives back the room of finished items.
+func (q *queue) release(done []*item) {
+	leaves, bytes := 0, 0
+	for _, it := range done {
+		leaves += len(it.leaves)
+		bytes += it.bytes
+	}
+	q.mu.Lock()
+	q.leaves -= leaves
+	q.bytes -= bytes
+	q.mu.Unlock()
+}
+
+// close lets nothing in any more, for the reason given, and turns away what still waits. The first reason stays
+// unless a graver one comes.
+func (q *queue) close(reason error) {
+	q.mu.Lock()
+	if q.shut == nil || gravity(reason) > gravity(q.shut) {
+		q.shut = reason
+	}
+	turned := q.items
+	q.items = nil
+	for _, it := range turned {
+		q.leaves -= len(it.leaves)
+		q.bytes -= it.bytes
+		it.taken = true
+	}
+	q.mu.Unlock()
+	for _, it := range turned {
+		it.finish(reason)
+	}
+}
+
+func gravity(err error) int {
+	switch {
+	case errors.Is(err, tlog.ErrQuarantine):
+		return 2
+	case errors.Is(err, tlog.ErrHalted):
+		return 1
+	}
+	return 0
+}
+
+// A flight is a batch on its way to the disk.
+type flight struct {
+	items []*item
+	batch *pebble.Batch
+	state state // of the log once the batch is durable
+	count int
+}
+
+// flights are the batches whose outcome somebody waits for. Taking a flight off the list gives the right, and the
+// duty, to finish its items.
+type flights struct {
+	mu   sync.Mutex
+	list []*flight
+}
+
+func (f *flights) add(fl *flight) {
+	f.mu.Lock()
+	f.list = append(f.list, fl)
+	f.mu.Unlock()
+}
+
+func (f *flights) remove(fl *flight) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := slices.Index(f.list, fl)
+	if i < 0 {
+		return false
+	}
+	f.list = slices.Delete(f.list, i, i+1)
+	return true
+}
+
+func (f *flights) removeAll() []*flight {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := f.list
+	f.list = nil
+	return all
+}
+
+// sequence is the one writer of entries. It builds the next batch while commit waits for the disk to take the last.
+func (l *Log) sequence(stop <-chan struct{}) error {
+	defer close(l.committing)
+	for {
+		var fl *flight
+		select {
+		case fl = <-l.idle:
+		case <-l.broken:
+			return nil
+		case <-stop:
+			return nil
+		}
+		for len(fl.items) == 0 {
+			if !l.pause.wait(stop, l.broken) {
+				return nil
+			}
+			if fl.items = l.queue.take(fl.items[:0]); len(fl.items) > 0 {
+				break
+			}
+			select {
+			case <-l.queue.wake:
+			case <-l.broken:
+				return nil
+			case <-stop:
+				return nil
+			}
+		}
+		l.flights.add(fl)
+		if err := l.build(fl); err != nil {
+			err = fmt.Errorf("batch at %d: %w", l.edge.size, err)
+			l.halt(err)
+			return err
+		}
+		l.committing <- fl
+	}
+}
+
+// build fills the batch of a flight and applies it to the store without waiting for the disk.
+func (l *Log) build(fl *flight) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	b := fl.batch
+	b.Reset()
+	size := l.edge.size
+	index := size
+	digests := l.digests[:0]
+	payloads := 0
+	for _, it := range fl.items {
+		it.first = index
+		if it.barred != l.discards.Load() {
+			if err := l.barAgain(it); err != nil {
+				return err
+			}
+		}
+		for i, leaf := range it.leaves {
+			op := b.SetDeferred(9, entryRowLen(leaf))
+			op.Key[0] = rowEntry
+			binary.BigEndian.PutUint64(op.Key[1:], index)
+			putEntryRow(op.Value, leaf, it.sums[i])
+			if err := op.Finish(); err != nil {
+				return err
+			}
+			if len(leaf.Payload) > 0 && !(it.drop != nil && it.drop[i]) {
+				payloads += len(leaf.Payload)
+				digests = append(digests, digestAt{it.sums[i], index, leaf.Payload})
+			}
+			if err := l.edge.add(it.hashes[i], l.fullTile); err != nil {
+				return err
+			}
+			index++
+		}
+	}
+	// A payload too large for one batch goes ahead, unsynced: behind the size of the log its rows mean nothing, and
+	// the synced batch that gives them meaning comes after them in the write-ahead log.
+	ahead := payloads > 2*maxBatchBytes
+	for _, d := range digests {
+		if err := l.putPayload(b, d, ahead); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(digests, compareDigests)
+	for _, d := range digests {
+		op := b.SetDeferred(1+hashLen+8, 0)
+		op.Key[0] = rowDigest
+		copy(op.Key[1:], d.sum[:])
+		binary.BigEndian.PutUint64(op.Key[1+hashLen:], d.index)
+		if err := op.Finish(); err != nil {
+			return err
+		}
+	}
+	for _, t := range l.full {
+		op := b.SetDeferred(10, tlog.TileBytes)
+		op.Key[0], op.Key[1] = rowTile, byte(t.level)
+		binary.BigEndian.PutUint64(op.Key[2:], t.index)
+		joinHashes(op.Value[:0], t.hashes)
+		if err := op.Finish(); err != nil {
+			return err
+		}
+	}
+	l.full = l.full[:0]
+	fl.state = l.edge.state()
+	fl.count = int(fl.state.size - size)
+	op := b.SetDeferred(1, sizeRowLen)
+	op.Key[0] = rowSize
+	putSizeRow(op.Value, fl.state, time.Now().UnixNano())
+	if err := op.Finish(); err != nil {
+		return err
+	}
+	clear(digests)
+	l.digests = digests[:0]
+	return l.db.ApplyNoSyncWait(b, pebble.Sync)
+}
+
+// A digestAt is a payload to write and where.
+type digestAt struct {
+	sum     tlog.Hash
+	index   uint64
+	payload []byte
+}
+
+// compareDigests orders the digest rows of a batch: a memtable takes sorted rows at half the price.
+func compareDigests(a, b digestAt) int {
+	return bytes.Compare(a.sum[:], b.sum[:])
+}
+
+func (l *Log) putPayload(b *pebble.Batch, d digestAt, ahead bool) error {
+	for part, rest := 0, d.payload; len(rest) > 0; part++ {
+		n := min(len(rest), partBytes)
+		if ahead {
+			if err := l.db.Set(payloadKey(d.index, part), rest[:n], pebble.NoSync); err != nil {
+				return err
+			}
+		} else {
+			op := b.SetDeferred(11, n)
+			op.Key[0] = rowPayload
+			binary.BigEndian.PutUint64(op.Key[1:], d.index)
+			op.Key[9], op.Key[10] = byte(part>>8), byte(part)
+			copy(op.Value, rest[:n])
+			if err := op.Finish(); err != nil {
+				return err
+			}
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// A fullTile is a tile that a batch completed.
+type fullTile struct {
+	level  int
+	index  uint64
+	hashes []tlog.Hash
+}
+
+// fullTile keeps a completed tile until its batch is written.
+func (l *Log) fullTile(level int, index uint64, hs []tlog.Hash) error {
+	l.full = append(l.full, fullTile{level, index, slices.Clone(hs)})
+	return nil
+}
+
+// commit waits for the disk, batch by batch, and tells the callers. The order is:
+//
+//  1. the batch is synced         what it holds cannot be lost any more
+//  2. the head file is written    a killed process leaves behind what it acknowledged
+//  3. the size is raised          publish may go so far
+//  4. the callers are woken
+func (l *Log) commit() error {
+	for fl := range l.committing {
+		if err := fl.batch.SyncWait(); err != nil {
+			l.halt(fmt.Errorf("sync of entries up to %d: %w", fl.state.size, err))
+			return err
+		}
+		if err := l.head.write(fl.state); err != nil {
+			l.halt(err)
+			return err
+		}
+		if !l.flights.remove(fl) {
+			return nil // somebody stopped the log and answered for this flight
+		}
+		l.grown(fl.state)
+		l.counts.leaves.Add(uint64(fl.count))
+		l.counts.batches.Add(1)
+		l.queue.release(fl.items)
+		for _, it := range fl.items {
+			it.finish(nil)
+		}
+		clear(fl.items)
+		fl.items = fl.items[:0]
+		l.idle <- fl
+	}
+	return nil
+}

@@ -1,0 +1,59 @@
+# Tallystick. `make` alone says what there is.
+
+GO ?= go
+BIN := bin
+
+.PHONY: help build run test crash fuzz bench race lint clean peers
+
+help:
+	@echo "make run      the demo, from nothing: gateway, log and a fake model on this machine"
+	@echo "make test     everything that must hold, in a quarter of an hour at most"
+	@echo "make build    bin/tally, bin/tally-verify, bin/tally-bench"
+	@echo "make bench    how fast, as ratios to raw Pebble and to calling the model directly"
+	@echo "make crash    kill -9 under load, 200 times (CRASHES=n)"
+	@echo "make fuzz     every fuzz target for a while (FUZZTIME=30s)"
+	@echo "make race     the tests under the race detector (needs a C compiler)"
+	@echo "make lint     gofmt, vet, and govulncheck where its database can be reached"
+	@echo "make clean    remove what was built"
+
+build:
+	$(GO) build -o $(BIN)/ ./cmd/...
+
+run: build
+	$(BIN)/tally demo
+
+CRASHES ?= 200
+FUZZTIME ?= 30s
+# Modules of their own that bring in code we did not write: official SDKs, other logs' checkers.
+PEERS := gateway/peers tlog/peers
+
+test:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go'))" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) test ./...
+	@for m in $(PEERS); do echo "== $$m"; (cd $$m && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
+
+peers:
+	@for m in $(PEERS); do (cd $$m && $(GO) test -count=1 ./...) || exit 1; done
+
+crash:
+	CRASHES=$(CRASHES) $(GO) test -count=1 -timeout 60m -v -run TestKilled ./cmd/tally
+
+fuzz:
+	@$(GO) list ./... | while read p; do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+	    echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
+
+bench: build
+	$(BIN)/tally-bench
+
+race:
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+lint:
+	@gofmt -l .
+	$(GO) vet ./...
+	@$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.1.4 ./... || echo "govulncheck did not run to its end: see above"
+
+clean:
+	rm -rf $(BIN)

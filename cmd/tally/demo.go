@@ -1,0 +1,356 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/tallystick/tallystick/cmd/internal/assemble"
+	"github.com/tallystick/tallystick/cmd/internal/config"
+	"github.com/tallystick/tallystick/gateway"
+	"github.com/tallystick/tallystick/gateway/gatewaytest"
+	"github.com/tallystick/tallystick/keys/file"
+	"github.com/tallystick/tallystick/tlog/record"
+)
+
+const (
+	configFile = "tally.yaml"
+	demoEnv    = "demo.env"
+	apiKeyFile = "api.key"
+)
+
+func (t *tally) demo(ctx context.Context, args []string) error {
+	fs := t.flags("demo [--data DIR]", `Runs the gateway, the log and a fake model in this process, with everything in one directory
+but the anchor, which belongs elsewhere: it remembers the newest checkpoint when the
+directory is lost or put back to an older copy. A few calls are made, and what to try is shown.
+
+With OPENAI_API_KEY set (and OPENAI_BASE_URL, if it is not OpenAI's) the gateway stands before
+that model instead of the fake one, and no call is made.
+`)
+	data := fs.String("data", defaultData, "the `directory` for everything")
+	calls := fs.String("gateway", "127.0.0.1:8080", "the gateway's `address`; port 0 takes a free one")
+	reads := fs.String("log", "127.0.0.1:8081", "the log's `address`; port 0 takes a free one")
+	fs.String("console", "", "kept for the console's `address`; this version has none")
+	noSamples := fs.Bool("no-samples", false, "make no calls")
+	if _, err := parse(fs, args, 0, 0); err != nil {
+		return err
+	}
+	dir, err := filepath.Abs(*data)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("--data: %w", err)
+	}
+	// What the last run left says where nothing answers any more.
+	os.Remove(filepath.Join(dir, demoEnv))
+	d := &demonstration{tally: t, dir: dir, samples: !*noSamples}
+	if err := d.settle(*calls, *reads); err != nil {
+		return err
+	}
+	return d.run(ctx)
+}
+
+// A demonstration is the demo's own part of the world: its files, its fake model, its calls.
+type demonstration struct {
+	*tally
+	dir     string
+	samples bool
+	real    string // the base URL of a real model; "" for the fake one
+	apiKey  string
+	model   net.Listener // the fake model's
+	c       *config.Config
+}
+
+// settle makes, on the first run, the keys and the configuration, and reads them on every run.
+func (d *demonstration) settle(calls, reads string) error {
+	path := filepath.Join(d.dir, configFile)
+	origin, err := d.origin()
+	if err != nil {
+		return err
+	}
+	for name, create := range map[string]func(string) error{
+		"log.key": func(p string) error { _, err := file.Create(p, origin); return err },
+		"kek.key": func(p string) error { _, err := file.CreateKEK(p); return err },
+		apiKeyFile: func(p string) error {
+			return os.WriteFile(p, []byte("tk-"+assemble.NewSecret()+"\n"), 0o600)
+		},
+		"model.key": func(p string) error {
+			return os.WriteFile(p, []byte("sk-fake-"+assemble.NewSecret()+"\n"), 0o600)
+		},
+	} {
+		p := filepath.Join(d.dir, name)
+		if _, err := os.Stat(p); err == nil {
+			continue
+		}
+		if err := create(p); err != nil {
+			return err
+		}
+	}
+	b, err := os.ReadFile(filepath.Join(d.dir, apiKeyFile))
+	if err != nil {
+		return err
+	}
+	d.apiKey = strings.TrimSpace(string(b))
+	if d.model, err = listen("the fake model", "127.0.0.1:0"); err != nil {
+		return err
+	}
+	upstream, credential := "http://"+d.model.Addr().String(), "file: model.key"
+	if key, ok := d.lookup("OPENAI_API_KEY"); ok && key != "" {
+		d.real = "https://api.openai.com"
+		if base, ok := d.lookup("OPENAI_BASE_URL"); ok && base != "" {
+			d.real = base
+		}
+		credential = "env: OPENAI_API_KEY"
+	}
+	openai := upstream
+	if d.real != "" {
+		// The SDKs' base URL ends in /v1; the gateway's upstream is what goes before it.
+		openai = strings.TrimSuffix(strings.TrimSuffix(d.real, "/"), "/v1")
+	}
+	sum := sha256.Sum256([]byte(d.apiKey))
+	text := fmt.Sprintf(`# Written anew at every start of the demo, as an example of what "tally serve" takes.
+log: local:log
+origin: %s
+key: log.key
+anchor: dir:%s
+data_keys:
+  dir: ring
+  kek: kek.key
+listen: %q
+gateway:
+  id: demo
+  listen: %q
+  journal: journal
+  callers:
+    - name: demo
+      sha256: %s
+  routes:
+    - name: openai
+      api: openai
+      upstream: %q
+      credential:
+        %s
+    - name: anthropic
+      api: anthropic
+      upstream: %q
+      credential:
+        file: model.key
+`, origin, d.anchor(origin), reads, calls, hex.EncodeToString(sum[:]), openai, credential, upstream)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		return err
+	}
+	d.c, err = config.Load(path)
+	return err
+}
+
+// origin returns the log's name. It is made once for a directory and never again: the anchor knows the log by it.
+func (d *demonstration) origin() (string, error) {
+	path := filepath.Join(d.dir, "origin")
+	b, err := os.ReadFile(path)
+	if err == nil {
+		return strings.TrimSpace(string(b)), nil
+	}
+	var id [5]byte
+	rand.Read(id[:])
+	origin := "demo.tallystick.example/" + hex.EncodeToString(id[:])
+	return origin, os.WriteFile(path, []byte(origin+"\n"), 0o600)
+}
+
+// anchor returns where the log's anchor lies: outside the data directory where there is such a place.
+func (d *demonstration) anchor(origin string) string {
+	if state := d.state(); state != "" {
+		return filepath.Join(state, "anchor", filepath.Base(origin))
+	}
+	return filepath.Join(d.dir, "anchor")
+}
+
+func (d *demonstration) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	log, err := os.OpenFile(filepath.Join(d.dir, "demo.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	h, calls, reads, err := d.house(d.c, slog.New(slog.NewTextHandler(log, nil)))
+	if err != nil {
+		return err
+	}
+	defer d.announce(d.c, reads)()
+	quarantined := h.Vault.Log.Quarantined()
+
+	key, err := os.ReadFile(filepath.Join(d.dir, "model.key"))
+	if err != nil {
+		return err
+	}
+	model := gatewaytest.New(gatewaytest.Config{Key: strings.TrimSpace(string(key))})
+	modelled, served := make(chan error, 1), make(chan error, 1)
+	mctx, stopModel := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopModel()
+	go func() { modelled <- model.Run(mctx, d.model) }()
+	go func() { served <- h.Run(ctx, calls, reads) }()
+
+	policy := filepath.Join(d.dir, "policy")
+	env := []struct{ key, value string }{
+		{"GATEWAY_URL", d.url(calls)}, {"LOG_URL", d.url(reads)}, {"API_KEY", d.apiKey}, {"POLICY", policy},
+	}
+	if d.real == "" {
+		env = append(env, struct{ key, value string }{"MODEL", gatewaytest.ChatModel})
+	}
+	err = os.WriteFile(policy, []byte("log "+h.Vault.Signer.VerifierKey()+" "+d.url(reads)+"\nquorum none\n"), 0o600)
+	var session string
+	if err == nil && quarantined == nil {
+		err = d.answers(ctx, env[0].value)
+		if err == nil && d.samples && d.real == "" {
+			session, err = d.call(ctx, env[0].value)
+		}
+	}
+	if err == nil {
+		var text strings.Builder
+		for _, e := range env {
+			fmt.Fprintf(&text, "%s=%s\n", e.key, e.value)
+		}
+		// Written aside and then renamed: who waits for it finds it whole.
+		tmp := filepath.Join(d.dir, demoEnv+".new")
+		if err = os.WriteFile(tmp, []byte(text.String()), 0o600); err == nil {
+			err = os.Rename(tmp, filepath.Join(d.dir, demoEnv))
+		}
+	}
+	if err == nil {
+		d.show(env[0].value, env[1].value, policy, session, quarantined)
+		err = <-served
+	} else {
+		cancel()
+		err = errors.Join(err, <-served)
+	}
+	os.Remove(filepath.Join(d.dir, demoEnv))
+	stopModel()
+	return errors.Join(err, <-modelled)
+}
+
+func (d *demonstration) url(ln net.Listener) string { return "http://" + ln.Addr().String() }
+
+// answers waits until the gateway lives.
+func (d *demonstration) answers(ctx context.Context, base string) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/.tallystick/health", nil)
+		if err != nil {
+			return err
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("the gateway does not answer; see %s", filepath.Join(d.dir, "demo.log"))
+		}
+	}
+}
+
+// call makes the sample calls and returns the session of the first.
+func (d *demonstration) call(ctx context.Context, base string) (first string, err error) {
+	fmt.Fprintf(d.stdout, "\nA few calls, each through the gateway to a fake model:\n\n")
+	chat := func(prompt string, stream bool) string {
+		return fmt.Sprintf(`{"model":%q,"stream":%t,"messages":[{"role":"user","content":%q}]}`, gatewaytest.ChatModel, stream, prompt)
+	}
+	for _, s := range []struct{ what, path, body string }{
+		{"a question, answered at once", "/v1/chat/completions", chat("What is a tally stick?", false)},
+		{"the same as a stream", "/v1/chat/completions", chat("/slow 20ms What is a tally stick?", true)},
+		{"a stream of the other kind", "/v1/messages", fmt.Sprintf(`{"model":%q,"max_tokens":64,"stream":true,"messages":[{"role":"user","content":"Who split it, and why?"}]}`, gatewaytest.ChatModel)},
+		{"a call the model refuses", "/v1/chat/completions", chat("/error 429 Once more.", false)},
+		{"a stream that is cut", "/v1/chat/completions", chat("/cut 4 Tell me everything about it.", true)},
+	} {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+s.path, strings.NewReader(s.body))
+		if err != nil {
+			return first, err
+		}
+		req.Header.Set("Authorization", "Bearer "+d.apiKey)
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Anthropic-Version", "2023-06-01")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return first, fmt.Errorf("a sample call: %w", err)
+		}
+		id := resp.Header.Get(gateway.SessionHeader)
+		if _, err := record.ParseID(id); err != nil {
+			return first, fmt.Errorf("a sample call was answered %s without a session", resp.Status)
+		}
+		if first == "" {
+			first = id
+		}
+		end := "whole"
+		if _, err := io.Copy(io.Discard, bufio.NewReader(resp.Body)); err != nil {
+			end = "cut: " + err.Error()
+		}
+		resp.Body.Close()
+		fmt.Fprintf(d.stdout, "  %s  %d  %-30s %s\n", id, resp.StatusCode, s.what, end)
+	}
+	return first, nil
+}
+
+// show says what there is to try.
+func (d *demonstration) show(gatewayURL, logURL, policy, session string, quarantined error) {
+	out := d.stdout
+	if quarantined != nil {
+		fmt.Fprintf(out, "\nTHE LOG IS IN QUARANTINE. It serves reads and signs nothing, and the gateway answers 503.\n  %s\nThe evidence is in %s.\n\n",
+			printable(quarantined.Error()), filepath.Join(d.dir, "log", "quarantine"))
+	}
+	dir := d.dir
+	if wd, err := os.Getwd(); err == nil {
+		if rel, err := filepath.Rel(wd, d.dir); err == nil && len(rel) < len(dir) {
+			dir = rel
+		}
+	}
+	bin := os.Args[0]
+	fmt.Fprintf(out, "\nThe gateway is at %s, the log at %s; both run until you press Ctrl-C.\n", gatewayURL, logURL)
+	if d.real != "" {
+		fmt.Fprintf(out, "It stands before %s, with the key in OPENAI_API_KEY.\n", d.real)
+	}
+	fmt.Fprintf(out, "\nIn another terminal, from here:\n\n")
+	fmt.Fprintf(out, "  # call a model; only the base URL and the key are other than usual\n")
+	model := gatewaytest.ChatModel
+	if d.real != "" {
+		model = "YOUR-MODEL"
+	}
+	fmt.Fprintf(out, "  curl -i %s/v1/chat/completions -H \"Authorization: Bearer $(cat %s)\" \\\n    -H 'Content-Type: application/json' -d '{\"model\":%q,\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]}'\n\n",
+		gatewayURL, filepath.Join(dir, apiKeyFile), model)
+	if session == "" {
+		session = "SESSION"
+		fmt.Fprintf(out, "  # SESSION is in the answer's header %s\n", gateway.SessionHeader)
+	}
+	verifier := filepath.Join(filepath.Dir(bin), "tally-verify")
+	if !strings.ContainsRune(bin, filepath.Separator) {
+		verifier = "tally-verify"
+	}
+	fmt.Fprintf(out, "  # hand a session to an auditor, who believes neither us nor you\n")
+	fmt.Fprintf(out, "  %s export %s --data %s -o session.bundle\n", bin, session, dir)
+	fmt.Fprintf(out, "  %s bundle session.bundle --policy %s\n\n", verifier, filepath.Join(dir, "policy"))
+	fmt.Fprintf(out, "  # check every entry, tile and number of the log\n")
+	fmt.Fprintf(out, "  %s log --url %s --policy %s\n\n", verifier, logURL, filepath.Join(dir, "policy"))
+	fmt.Fprintf(out, "Addresses and keys are in %s, the configuration in %s,\nwhat the gateway says in %s.\n",
+		filepath.Join(dir, demoEnv), filepath.Join(dir, configFile), filepath.Join(dir, "demo.log"))
+	if a := d.c.AnchorDir(); !strings.HasPrefix(a, d.dir) {
+		fmt.Fprintf(out, "The anchor, which is to outlive the rest, is in %s.\n", a)
+	}
+	fmt.Fprintln(out)
+}

@@ -1,0 +1,223 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/tallystick/tallystick/audit"
+	"github.com/tallystick/tallystick/cmd/internal/assemble"
+	"github.com/tallystick/tallystick/cmd/internal/cli"
+	"github.com/tallystick/tallystick/cmd/internal/config"
+	"github.com/tallystick/tallystick/tlog"
+	"github.com/tallystick/tallystick/tlog/record"
+	"github.com/tallystick/tallystick/tlog/tiles"
+	"github.com/tallystick/tallystick/verify"
+)
+
+// A source is where a command finds a log: running at a URL, or closed in a directory.
+type source struct {
+	log, data, config, tokenFile string
+}
+
+// defaultData is where the demo lives when nothing else is said.
+const defaultData = "demo"
+
+func (s *source) url() (string, error) {
+	if s.log != "" {
+		return s.log, nil
+	}
+	c, err := s.load()
+	if err != nil {
+		return "", err
+	}
+	b, err := os.ReadFile(filepath.Join(filepath.Dir(c.LogDir()), runningFile))
+	if err != nil {
+		return "", nil
+	}
+	s.tokenFile = c.Operators
+	return strings.TrimSpace(string(b)), nil
+}
+
+// load reads the configuration of a closed log.
+func (s *source) load() (*config.Config, error) {
+	path := s.config
+	if path == "" {
+		data := s.data
+		if data == "" {
+			data = defaultData
+		}
+		path = filepath.Join(data, configFile)
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("there is no %s; say where the log is with --log URL, --data DIR or --config FILE", path)
+		}
+	}
+	return config.Load(path)
+}
+
+func (t *tally) export(ctx context.Context, args []string) error {
+	fs := t.flags("export SESSION [-o FILE] | export --all -o DIR", `Writes a bundle: the session's entries, what its records hold, and the proofs that
+tally-verify checks without us. That it was exported, by whom and why, goes on record first.
+With --all it copies the public log instead, entries and tiles and no content, into a directory.`)
+	var s source
+	out := fs.String("o", "", "the `file` to write; by default SESSION.bundle")
+	all := fs.Bool("all", false, "copy the whole public log into the directory -o")
+	reason := fs.String("reason", "export on the command line", "`why`, for the record")
+	actor := fs.String("as", "", "`who` asks, for the record; by default the user's name")
+	fs.StringVar(&s.log, "log", "", "the `URL` of a running log")
+	fs.StringVar(&s.data, "data", "", "the data `directory` of a log, running or closed; by default "+defaultData)
+	fs.StringVar(&s.config, "config", "", "the configuration `file` of a log, running or closed")
+	fs.StringVar(&s.tokenFile, "token-file", "", "the `file` with the operators' token of a running log")
+	rest, err := parse(fs, args, 0, 1)
+	if err != nil {
+		return err
+	}
+	base, err := s.url()
+	if err != nil {
+		return err
+	}
+	if *all {
+		if *out == "" || len(rest) > 0 {
+			return cli.Usagef("export --all takes -o DIR and no session")
+		}
+		return t.exportAll(ctx, &s, base, *out)
+	}
+	if len(rest) != 1 {
+		fs.Usage()
+		return cli.Usagef("export: name a session; every answer of the gateway has it in the header Tallystick-Session")
+	}
+	id, err := record.ParseID(rest[0])
+	if err != nil {
+		return cli.Usagef("export: %v", err)
+	}
+	who := audit.Asker{Name: *actor, Reason: *reason}
+	if who.Name == "" {
+		who.Name = "unknown"
+		if u, err := user.Current(); err == nil {
+			who.Name = u.Username
+		}
+	}
+	var bundle []byte
+	if base != "" {
+		bundle, err = t.exportRunning(ctx, base, s.tokenFile, who, id)
+		if refused := new(url.Error); errors.As(err, &refused) && s.log == "" {
+			base, bundle, err = "", nil, nil // it said that it runs, and does not: it died
+		}
+	}
+	if base == "" && err == nil {
+		bundle, err = t.exportClosed(ctx, &s, who, id)
+	}
+	if err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
+	if *out == "" {
+		*out = id.String() + ".bundle"
+	}
+	if *out == "-" {
+		_, err := t.stdout.Write(bundle)
+		return err
+	}
+	if err := os.WriteFile(*out, bundle, 0o600); err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
+	fmt.Fprintf(t.stderr, "wrote %s, %d bytes; check it with: tally-verify bundle %s --policy POLICY\n", *out, len(bundle), *out)
+	return nil
+}
+
+// exportRunning asks a running log's desk. A session that has just been answered may not be published yet, and is asked
+// for again.
+func (t *tally) exportRunning(ctx context.Context, base, tokenFile string, who audit.Asker, id record.ID) ([]byte, error) {
+	token, err := t.operatorToken(base, tokenFile)
+	if err != nil {
+		return nil, err
+	}
+	for attempt := 0; ; attempt++ {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(base, "/")+audit.Prefix+"export/"+id.String(), nil)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		req.Header.Set("Tallystick-Actor", who.Name)
+		req.Header.Set("Tallystick-Reason", who.Reason)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return nil, err
+		}
+		b, err := io.ReadAll(io.LimitReader(resp.Body, verify.MaxBundle+1))
+		resp.Body.Close()
+		switch {
+		case err != nil:
+			return nil, err
+		case resp.StatusCode == http.StatusOK:
+			return b, nil
+		case attempt < 4 && (resp.StatusCode == http.StatusConflict || resp.StatusCode == http.StatusNotFound):
+			select {
+			case <-time.After(250 * time.Millisecond):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		default:
+			return nil, fmt.Errorf("the log answered %s: %s", resp.Status, strings.TrimSpace(string(b[:min(len(b), 500)])))
+		}
+	}
+}
+
+// exportClosed opens a log that nobody has open, writes who asks into it, and closes it again.
+func (t *tally) exportClosed(ctx context.Context, s *source, who audit.Asker, id record.ID) (bundle []byte, err error) {
+	c, err := s.load()
+	if err != nil {
+		return nil, err
+	}
+	v, err := assemble.OpenVault(c, t.env(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return nil, err
+	}
+	desk, pen, err := v.Desk("tally-export")
+	if err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
+	err = assemble.While(ctx, v, pen, func(ctx context.Context) error {
+		if err := v.Log.Quarantined(); err != nil {
+			return err
+		}
+		bundle, err = desk.Export(ctx, who, id)
+		return err
+	})
+	return bundle, err
+}
+
+// exportAll copies the public log.
+func (t *tally) exportAll(ctx context.Context, s *source, base, dir string) (err error) {
+	var src tlog.Reader
+	if base != "" {
+		if src, err = tiles.FromURL(base, http.DefaultClient, tiles.Limits{}); err != nil {
+			return err
+		}
+	} else {
+		c, err := s.load()
+		if err != nil {
+			return err
+		}
+		l, err := assemble.OpenReadOnly(c, t.env(slog.New(slog.DiscardHandler)))
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		src = l
+	}
+	c, err := tiles.Copy(ctx, dir, src)
+	if err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
+	fmt.Fprintf(t.stderr, "wrote %d entries of %s to %s; check them with: tally-verify log --dir %s --policy POLICY\n", c.Size, c.Origin, dir, dir)
+	return nil
+}

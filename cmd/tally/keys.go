@@ -1,0 +1,42 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/tallystick/tallystick/cmd/internal/assemble"
+	"github.com/tallystick/tallystick/cmd/internal/cli"
+	"github.com/tallystick/tallystick/keys/file"
+)
+
+func (t *tally) keys(_ context.Context, args []string) error {
+	fs := t.flags("keys new NAME | new-log ORIGIN FILE | new-kek FILE", `Makes a key: for a caller, for a log, or to wrap data keys.
+A caller's key is printed once and kept nowhere; its hash goes into the configuration.`)
+	rest, err := parse(fs, args, 1, 3)
+	if err != nil {
+		return err
+	}
+	switch {
+	case rest[0] == "new" && len(rest) == 2:
+		key := "tk-" + assemble.NewSecret()
+		sum := sha256.Sum256([]byte(key))
+		fmt.Fprintf(t.stdout, "key: %s\n\nGive the key to %s and put under gateway.callers:\n\n  - name: %q\n    sha256: %s\n", key, rest[1], rest[1], hex.EncodeToString(sum[:]))
+	case rest[0] == "new-log" && len(rest) == 3:
+		s, err := file.Create(rest[2], rest[1])
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(t.stdout, "The log's key is in %s. Auditors and witnesses know it as:\n\n%s\n", rest[2], s.VerifierKey())
+	case rest[0] == "new-kek" && len(rest) == 2:
+		if _, err := file.CreateKEK(rest[1]); err != nil {
+			return err
+		}
+		fmt.Fprintf(t.stdout, "The key that wraps data keys is in %s. Without it no record can be read: keep a copy elsewhere.\n", rest[1])
+	default:
+		fs.Usage()
+		return cli.Usagef("keys: %q is not understood", rest)
+	}
+	return nil
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/tallystick/tallystick/cmd/internal/assemble"
+	"github.com/tallystick/tallystick/cmd/internal/cli"
+	"github.com/tallystick/tallystick/cmd/internal/config"
+)
+
+func (t *tally) serve(ctx context.Context, args []string) error {
+	fs := t.flags("serve --config FILE", "Runs the gateway and the log until it is interrupted. Then calls under way finish, the\nlast checkpoint is signed, and it ends.")
+	path := fs.String("config", "", "the `file` that says how")
+	if _, err := parse(fs, args, 0, 0); err != nil {
+		return err
+	}
+	if *path == "" {
+		return cli.Usagef("serve needs --config FILE; the README has one to begin with")
+	}
+	c, err := config.Load(*path)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(t.stderr, nil))
+	h, calls, reads, err := t.house(c, log)
+	if err != nil {
+		return err
+	}
+	done := t.announce(c, reads)
+	defer done()
+	log.Info("serving", "gateway", "http://"+calls.Addr().String(), "log", "http://"+reads.Addr().String(), "origin", c.Origin, "key", h.Vault.Signer.VerifierKey())
+	if err := h.Vault.Log.Quarantined(); err != nil {
+		log.Error("the log is in quarantine: it serves reads and signs nothing", "why", err)
+	}
+	return h.Run(ctx, calls, reads)
+}
+
+// house builds what a configuration says and opens its two listeners.
+func (t *tally) house(c *config.Config, log *slog.Logger) (h *assemble.House, calls, reads net.Listener, err error) {
+	if calls, err = listen("gateway.listen", c.Gateway.Listen); err != nil {
+		return nil, nil, nil, err
+	}
+	if reads, err = listen("listen", c.Listen); err != nil {
+		calls.Close()
+		return nil, nil, nil, err
+	}
+	h, err = assemble.Build(c, t.env(log))
+	if err != nil {
+		calls.Close()
+		reads.Close()
+		return nil, nil, nil, err
+	}
+	return h, calls, reads, nil
+}
+
+// env is what the rooms below get of the world. When the store cannot go on, the process ends at once: nothing that
+// was not acknowledged may look as if it were.
+func (t *tally) env(log *slog.Logger) assemble.Env {
+	return assemble.Env{
+		LookupEnv: t.lookup, Logger: log, Software: software(),
+		Fatal: func(msg string) {
+			fmt.Fprintf(t.stderr, "tally: the store cannot go on: %s\ntally: start it again when its disk is in order; nothing acknowledged is lost\n", printable(msg))
+			os.Exit(exitStore)
+		},
+	}
+}
+
+// listen opens a port, and says what to do when it is taken.
+func listen(key, addr string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s: the port of %s is in use; stop what uses it, or choose another (port 0 takes a free one)", key, addr)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return ln, nil
+}
+
+// announce leaves, beside the operators' token, where the running log is found, and returns what takes it back.
+func (t *tally) announce(c *config.Config, reads net.Listener) func() {
+	path := filepath.Join(filepath.Dir(c.LogDir()), runningFile)
+	os.WriteFile(path, []byte("http://"+reads.Addr().String()+"\n"), 0o600)
+	state := t.remember(reads.Addr().String(), c.Operators)
+	return func() {
+		os.Remove(path)
+		if state != "" {
+			os.Remove(state)
+		}
+	}
+}

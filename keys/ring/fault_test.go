@@ -161,6 +161,9 @@ func TestFlippedBitInHeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range headerSize {
+		if used := 30 + 60; i > used+4 && i < headerSize-8 && i%32 != 0 {
+			continue // zeros up to the CRC: a few of them will do
+		}
 		flip := func(b []byte, twins ...int) []byte {
 			b = append([]byte(nil), b...)
 			for _, at := range twins {
@@ -447,7 +450,7 @@ func TestErasingFails(t *testing.T) {
 // disk: what was handed out opens, what was erased stays so, and no ID comes twice.
 func TestPowerCut(t *testing.T) {
 	cuts, kept := 0, 0
-	for seed := range uint64(40) {
+	for seed := range uint64(20) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		dir := t.TempDir()
 		d := newMemDisk()

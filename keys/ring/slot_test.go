@@ -125,9 +125,10 @@ func FuzzSlot(f *testing.F) {
 				}
 			case err == nil:
 				got, err := openSlot(&slot, id, seal)
-				if same := bytes.Equal(slot[:], good); same != (err == nil) {
-					t.Fatalf("same bytes: %v, error: %v", same, err)
+				if err != nil && bytes.Equal(slot[:], good) {
+					t.Fatal(err)
 				}
+				// Each process of the fuzzer has its own nonce in good: the key is what counts.
 				if err == nil && !bytes.Equal(got.Bytes(), key.Bytes()) {
 					t.Fatal("a wrong key")
 				}

@@ -263,7 +263,7 @@ func checkFrame(packed []byte) error {
 		return fmt.Errorf("record: unpack: %w", err)
 	}
 	switch {
-	case h.Skippable || !h.HasFCS || h.DictionaryID != 0:
+	case h.Skippable || !h.HasFCS || packed[4]&3 != 0: // the bits that announce a dictionary's id, be it 0
 		return errors.New("record: a payload is one zstd frame that states its size and needs no dictionary")
 	case h.FrameContentSize > MaxRecord:
 		return fmt.Errorf("record: a payload that unpacks to %d bytes is over the limit of %d", h.FrameContentSize, MaxRecord)

@@ -132,7 +132,7 @@ type Writer struct {
 
 // lost is what a gap entry tells.
 type lost struct {
-	calls  uint64
+	count  uint64
 	since  time.Time
 	reason string
 }
@@ -213,7 +213,7 @@ func (w *Writer) Write(ctx context.Context, d Draft) (*Ticket, error) {
 	return t, t.Wait(ctx)
 }
 
-// Lose counts calls that will leave no entry. The next batch that the log takes gives them numbers, and a gap entry
+// Lose counts entries that will not be written. The next batch that the log takes gives them numbers, and a gap entry
 // that says so. A gateway that never blocks traffic calls it where Submit or Wait failed. The reason is a word of a-z,
 // 0-9, '_'; of several until the gap entry the first counts. After Run nobody is told.
 func (w *Writer) Lose(n uint64, reason string) {
@@ -228,10 +228,10 @@ func (w *Writer) Lose(n uint64, reason string) {
 
 // add adds what was lost later; nothing to nothing is nothing.
 func (l *lost) add(more lost) {
-	if l.calls == 0 {
+	if l.count == 0 {
 		l.since, l.reason = more.since, more.reason
 	}
-	l.calls += more.calls
+	l.count += more.count
 }
 
 // Shed counts calls that were refused before their caller was known. The next heartbeat tells how many.
@@ -456,9 +456,9 @@ func (w *Writer) flush(ctx context.Context, own Kind) (refused, err error) {
 		batch = append(batch, beat) // first: what it says of open sessions is true of everything before it
 	}
 	batch = append(batch, queued...)
-	if gap.calls > 0 {
+	if gap.count > 0 {
 		// From and To are fixed when it is numbered; until then To is how many.
-		batch = append(batch, newTicket(Draft{Entry: Entry{Kind: Gap, To: gap.calls, Since: stampOf(gap.since), Reason: gap.reason}}))
+		batch = append(batch, newTicket(Draft{Entry: Entry{Kind: Gap, To: gap.count, Since: stampOf(gap.since), Reason: gap.reason}}))
 	}
 	if own == Stop {
 		batch = append(batch, beat)
@@ -472,7 +472,7 @@ func (w *Writer) flush(ctx context.Context, own Kind) (refused, err error) {
 	if refused != nil {
 		// What the log was to be told it is told later.
 		w.shed += shed
-		if gap.calls > 0 {
+		if gap.count > 0 {
 			gap.add(w.lost)
 			w.lost = gap
 		}

@@ -1,0 +1,918 @@
+package record_test
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/tallystick/tallystick/tlog"
+	. "github.com/tallystick/tallystick/tlog/record"
+)
+
+// The vectors, as testdata/vectors/README.md describes them. []byte is base64 in JSON.
+type (
+	entryVector struct {
+		Name  string    `json:"name"`
+		Entry string    `json:"entry"`
+		Leaf  tlog.Hash `json:"leaf"`
+	}
+	badEntryVector struct {
+		Name  string `json:"name"`
+		Entry string `json:"entry"`
+	}
+	logVector struct {
+		Entries    []entryVector      `json:"entries"`
+		Root       tlog.Hash          `json:"root"`
+		Unfinished []unfinishedVector `json:"unfinished"`
+	}
+	unfinishedVector struct {
+		Writer string              `json:"writer"`
+		Size   uint64              `json:"size"`
+		Found  []unfinishedSession `json:"found"`
+	}
+	unfinishedSession struct {
+		Session ID        `json:"session"`
+		Boot    ID        `json:"boot"`
+		Index   uint64    `json:"index"`
+		Leaf    tlog.Hash `json:"leaf"`
+	}
+	fieldVector struct {
+		Name  string `json:"name"`
+		Salt  []byte `json:"salt"`
+		Value []byte `json:"value"`
+	}
+	recordVector struct {
+		Name   string        `json:"name"`
+		Fields []fieldVector `json:"fields"`
+		Leaves []tlog.Hash   `json:"leaves"`
+		Root   tlog.Hash     `json:"root"`
+		Plain  []byte        `json:"plain"`
+	}
+	badVector struct {
+		Name  string `json:"name"`
+		Bytes []byte `json:"bytes"`
+	}
+	openingVector struct {
+		Name  string      `json:"name"`
+		Valid bool        `json:"valid"`
+		Root  tlog.Hash   `json:"root"`   // of the entry
+		Of    int         `json:"fields"` // of the entry
+		Index int         `json:"index"`
+		Count int         `json:"count"`
+		Field fieldVector `json:"field"`
+		Proof []tlog.Hash `json:"proof"`
+	}
+	payloadVector struct {
+		Name    string    `json:"name"`
+		Valid   bool      `json:"valid"`
+		Key     []byte    `json:"key"`
+		KeyID   string    `json:"key_id"`
+		Kind    Kind      `json:"kind"`
+		Session string    `json:"session"` // empty for none
+		Root    tlog.Hash `json:"root"`
+		Payload []byte    `json:"payload"`
+		Sum     tlog.Hash `json:"sum"`
+		Plain   []byte    `json:"plain"` // the record
+	}
+)
+
+// vectors reads one file of vectors. One that is not there is made, and the test fails so that somebody looks at it:
+// vectors are made once.
+func vectors[T any](t testing.TB, name string, make func() T) T {
+	t.Helper()
+	path := filepath.Join("testdata", "vectors", name)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && make != nil {
+		b := asJSON(t, make())
+		if err := os.WriteFile(path, b, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		t.Fatalf("%s was not there and has been made; look at it, and run the test again", path)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v T
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&v); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return v
+}
+
+// same says whether a file of vectors is what would be made of the examples today.
+func same[T any](t *testing.T, name string, make func() T) T {
+	t.Helper()
+	v := vectors(t, name, make)
+	if got, want := asJSON(t, make()), asJSON(t, v); !bytes.Equal(got, want) {
+		for i, line := range bytes.Split(want, []byte("\n")) {
+			if g := bytes.Split(got, []byte("\n")); i >= len(g) || !bytes.Equal(g[i], line) {
+				t.Fatalf("%s, line %d: the format has changed\nit was %s\nand now %s", name, i+1, line, append(g, nil)[min(i, len(g))])
+			}
+		}
+		t.Fatalf("%s: the format has changed", name)
+	}
+	return v
+}
+
+func asJSON(t testing.TB, v any) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", " ")
+	if err := e.Encode(v); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func entryVectors(t testing.TB, examples []example) []entryVector {
+	t.Helper()
+	var vs []entryVector
+	for _, x := range examples {
+		b, err := x.Entry.Append(nil)
+		if err != nil {
+			t.Fatalf("%s: %v", x.Name, err)
+		}
+		vs = append(vs, entryVector{x.Name, string(b), tlog.HashLeaf(b)})
+	}
+	return vs
+}
+
+func checkEntries(t *testing.T, vs []entryVector) {
+	t.Helper()
+	for _, v := range vs {
+		e, err := ParseEntry([]byte(v.Entry))
+		if err != nil {
+			t.Errorf("%s: %v", v.Name, err)
+			continue
+		}
+		if b, err := e.Append(nil); err != nil || string(b) != v.Entry {
+			t.Errorf("%s: written again as %s, %v", v.Name, b, err)
+		}
+		if _, err := readEntry([]byte(v.Entry)); err != nil {
+			t.Errorf("%s: the second reading: %v", v.Name, err)
+		}
+		if !bytes.Equal(leafHash([]byte(v.Entry)), v.Leaf[:]) {
+			t.Errorf("%s: the second reading has another leaf", v.Name)
+		}
+	}
+}
+
+func TestVectorsEntries(t *testing.T) {
+	checkEntries(t, same(t, "entries.json", func() []entryVector { return entryVectors(t, exampleEntries()) }))
+}
+
+func TestVectorsLog(t *testing.T) {
+	v := same(t, "log.json", func() logVector { return makeLog(t) })
+	checkEntries(t, v.Entries)
+	l := newReading()
+	var leaves [][]byte
+	at := 0
+	for size := range uint64(len(v.Entries) + 1) {
+		for _, writer := range []string{"gw-1", "gw-2.eu", "desk"} {
+			u := v.Unfinished[at]
+			if at++; u.Writer != writer || u.Size != size {
+				t.Fatalf("unfinished[%d] is of %s at %d", at-1, u.Writer, u.Size)
+			}
+			if len(l.open[writer]) != len(u.Found) {
+				t.Errorf("at %d %s has %d open; the second reading has %d", size, writer, len(u.Found), len(l.open[writer]))
+			}
+			for _, f := range u.Found {
+				if i, ok := l.open[writer][f.Session.String()]; !ok || uint64(i) != f.Index || l.newst[f.Session.String()] != f.Leaf.String() {
+					t.Errorf("at %d %s has %v open, which the second reading has not", size, writer, f)
+				}
+			}
+		}
+		if size == uint64(len(v.Entries)) {
+			break
+		}
+		if err := l.next(int64(size), []byte(v.Entries[size].Entry)); err != nil {
+			t.Errorf("entry %d, %s: %v", size, v.Entries[size].Name, err)
+		}
+		leaves = append(leaves, v.Entries[size].Leaf[:])
+	}
+	if !bytes.Equal(treeRoot(leaves), v.Root[:]) {
+		t.Error("the second reading has another root")
+	}
+}
+
+func makeLog(t *testing.T) logVector {
+	var v logVector
+	v.Entries = entryVectors(t, exampleLog(t))
+	var leaves []tlog.Hash
+	var r bundles
+	for size := range uint64(len(v.Entries) + 1) {
+		for _, writer := range []string{"gw-1", "gw-2.eu", "desk"} {
+			us, err := FindUnfinished(t.Context(), r, writer, size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u := unfinishedVector{Writer: writer, Size: size, Found: []unfinishedSession{}}
+			for _, s := range us {
+				u.Found = append(u.Found, unfinishedSession{s.Session, s.Boot, s.Index, s.Leaf})
+			}
+			v.Unfinished = append(v.Unfinished, u)
+		}
+		if size < uint64(len(v.Entries)) {
+			r = append(r, []byte(v.Entries[size].Entry))
+			leaves = append(leaves, v.Entries[size].Leaf)
+		}
+	}
+	v.Root = RootOf(leaves)
+	return v
+}
+
+// badEntries are what must not be read, each made of a good entry by one change.
+func badEntries(t testing.TB) []badEntryVector {
+	t.Helper()
+	by := make(map[string]string)
+	for _, x := range append(exampleLog(t), exampleEntries()...) {
+		b, err := x.Entry.Append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		by[x.Name] = string(b)
+	}
+	var vs []badEntryVector
+	add := func(name, entry string) { vs = append(vs, badEntryVector{name, entry}) }
+	swap := func(name, of, old, new string) {
+		t.Helper()
+		if strings.Count(by[of], old) != 1 {
+			t.Fatalf("%s: %q is %d times in %s", name, old, strings.Count(by[of], old), by[of])
+		}
+		add(name, strings.Replace(by[of], old, new, 1))
+	}
+	cut := func(name, of, part string) { // a part, from its name to the comma or brace after its value
+		t.Helper()
+		re := regexp.MustCompile(`,"` + part + `":(?:\{[^}]*\}|"[^"]*"|[0-9]+)`)
+		if len(re.FindAllString(by[of], -1)) != 1 {
+			t.Fatalf("%s: %q in %s", name, part, by[of])
+		}
+		add(name, re.ReplaceAllString(by[of], ""))
+	}
+
+	add("nothing", "")
+	add("an empty object", "{}")
+	add("null", "null")
+	add("an array", "["+by["request"]+"]")
+	add("a line break after", by["request"]+"\n")
+	add("a space before", " "+by["request"])
+	add("two entries", by["request"]+by["response"])
+	add("a byte order mark", "\ufeff"+by["request"])
+	add("over 4096 bytes", by["request"]+strings.Repeat(" ", 4096))
+	add("in UTF-16", "{\x00\"\x00v\x00\"\x00")
+	swap("version 0", "request", `{"v":1`, `{"v":0`)
+	swap("version 2", "request", `{"v":1`, `{"v":2`)
+	swap("version 01", "request", `{"v":1`, `{"v":01`)
+	swap("version 1.0", "request", `{"v":1`, `{"v":1.0`)
+	swap("version as text", "request", `{"v":1`, `{"v":"1"`)
+	swap("version twice", "request", `{"v":1`, `{"v":1,"v":1`)
+	swap("no version", "request", `{"v":1,`, `{`)
+	swap("kind in capitals", "request", `"kind":"request"`, `"kind":"Request"`)
+	swap("key in capitals", "request", `"kind"`, `"Kind"`)
+	swap("key twice, in two cases", "request", `,"kind":"request"`, `,"kind":"request","KIND":"request"`)
+	swap("unknown kind", "request", `"request"`, `"requests"`)
+	swap("empty kind", "request", `"request"`, `""`)
+	swap("kind after by", "request", `"kind":"request","by":"gw-1"`, `"by":"gw-1","kind":"request"`)
+	swap("a space after a colon", "request", `"by":`, `"by": `)
+	swap("a space after a comma", "request", `,"by"`, `, "by"`)
+	swap("an escape of a letter", "request", `"by":"gw-1"`, `"by":"\u0067w-1"`)
+	swap("an escape in a key", "request", `"by"`, `"\u0062y"`)
+	swap("an escaped slash", "start", `tally/1`, `tally\/1`)
+	swap("writer with a capital", "request", `gw-1`, `Gw-1`)
+	swap("writer with a space", "request", `gw-1`, `gw 1`)
+	swap("writer with an umlaut", "request", `gw-1`, `gwü1`)
+	swap("writer with an at sign", "request", `gw-1`, `a@b`)
+	swap("writer of no characters", "request", `gw-1`, ``)
+	swap("writer of 65 characters", "longest response", strings.Repeat("w", 64), strings.Repeat("w", 65))
+	swap("boot in capitals", "request", `"boot":"0198f2c1`, `"boot":"0198F2C1`)
+	swap("boot without hyphens", "request", `"boot":"0198f2c1-`, `"boot":"0198f2c1`)
+	swap("boot of zeros", "shortest start", `00000000-0000-0000-0000-000000000001`, `00000000-0000-0000-0000-000000000000`)
+	swap("session of zeros", "request", idOf("plain").String(), `00000000-0000-0000-0000-000000000000`)
+	swap("session in braces", "request", idOf("plain").String(), `{`+idOf("plain").String()+`}`)
+	swap("session null", "request", `"`+idOf("plain").String()+`"`, `null`)
+	swap("a number as a float", "request", `"seq":3`, `"seq":3.0`)
+	swap("a number with an exponent", "request", `"seq":3`, `"seq":3e0`)
+	swap("a number with a leading zero", "request", `"seq":3`, `"seq":03`)
+	swap("a number with a sign", "request", `"seq":3`, `"seq":+3`)
+	swap("a negative number", "request", `"seq":3`, `"seq":-3`)
+	swap("minus zero", "start", `"seq":0`, `"seq":-0`)
+	swap("a number as text", "request", `"seq":3`, `"seq":"3"`)
+	swap("no number", "request", `"seq":3`, `"seq":`)
+	swap("2^63", "longest response", `"seq":9223372036854775807`, `"seq":9223372036854775808`)
+	swap("2^64+3", "request", `"seq":3`, `"seq":18446744073709551619`)
+	swap("a huge number", "request", `"seq":3`, `"seq":`+strings.Repeat("9", 400))
+	swap("start that is not number 0", "start", `"seq":0`, `"seq":1`)
+	swap("number 0 that is no start", "request", `"seq":3`, `"seq":0`)
+	swap("time with an offset", "shortest start", `.000000Z`, `.000000+00:00`)
+	swap("time in milliseconds", "shortest start", `.000000Z`, `.000Z`)
+	swap("time in nanoseconds", "shortest start", `.000000Z`, `.000000000Z`)
+	swap("time with a comma", "shortest start", `.000000Z`, `,000000Z`)
+	swap("time with a small t", "shortest start", `01T00`, `01t00`)
+	swap("time with a blank", "shortest start", `01T00`, `01 00`)
+	swap("a leap second", "longest access", `23:59:59.999999Z`, `23:59:60.000000Z`)
+	swap("hour 24", "longest access", `T23:59:59.999999Z`, `T24:00:00.000000Z`)
+	swap("30 February", "one session open since the log's first entry", `2024-02-29`, `2024-02-30`)
+	swap("29 February of a common year", "one session open since the log's first entry", `2024-02-29`, `2023-02-29`)
+	swap("1999", "shortest start", `2000-01-01`, `1999-12-31`)
+	swap("year 10000", "longest access", `9999-12-31`, `10000-12-31`)
+	swap("unknown outcome", "response", `"complete"`, `"completed"`)
+	swap("outcome in capitals", "response", `"complete"`, `"COMPLETE"`)
+	swap("empty outcome", "response", `"complete"`, `""`)
+	swap("hash without padding", "response", hashOf("root response").String(), strings.TrimSuffix(hashOf("root response").String(), "="))
+	root := hashOf("root request").String()
+	swap("hash in the URL alphabet", "request", root, strings.NewReplacer("+", "-", "/", "_").Replace(root))
+	swap("hash in hex", "response", hashOf("root response").String(), strings.Repeat("ab", 32))
+	swap("hash with loose bits", "response", hashOf("root response").String(), loosened(hashOf("root response")))
+	swap("prev of zeros", "response", `"prev":"`+leafOf(t, by["request"]).String(), `"prev":"`+tlog.Hash{}.String())
+	swap("prev null", "response", `"`+leafOf(t, by["request"]).String()+`"`, `null`)
+	swap("a record of no fields", "response", `"fields":8`, `"fields":0`)
+	swap("a record of 65 fields", "longest response", `"fields":64`, `"fields":65`)
+	swap("a payload of no bytes", "longest response", `"size":268435456`, `"size":0`)
+	swap("a payload over the limit", "longest response", `"size":268435456`, `"size":268435457`)
+	swap("a record without its count", "response", `,"fields":8`, ``)
+	swap("a record with one thing more", "response", `"fields":8}`, `"fields":8,"x":1}`)
+	swap("one thing more", "response", `{"v":1`, `{"v":1,"x":1`)
+	swap("one thing more at the end", "stop, with a reason", `"reason":"upgrade"}`, `"reason":"upgrade","note":"hello"}`)
+	swap("a comma at the end", "stop, with a reason", `"upgrade"}`, `"upgrade",}`)
+	swap("a comment", "request", `{"v":1`, `{/**/"v":1`)
+	swap("reason with a space", "refused", `policy_denied`, `policy denied`)
+	swap("reason with a capital", "refused", `policy_denied`, `Policy_denied`)
+	swap("empty reason", "refused", `policy_denied`, ``)
+	swap("reason of 41 characters", "longest refused", strings.Repeat("r", 40), strings.Repeat("r", 41))
+	swap("software with a space", "start", `tally/1.0.0`, `tally 1.0.0`)
+	swap("software with an at sign", "start", `tally/1.0.0`, `jane@x.example`)
+	swap("software of 65 characters", "longest start", strings.Repeat("Z", 64), strings.Repeat("Z", 65))
+	swap("unknown mode", "start", `"strict"`, `"lenient"`)
+	swap("open before it has begun", "heartbeat, nothing open", `"count":0,"floor":0`, `"count":0,"floor":1`)
+	swap("open in another order", "heartbeat, nothing open", `"count":0,"floor":0`, `"floor":0,"count":0`)
+	swap("open with two of three", "heartbeat, nothing open", `,"shed":0`, ``)
+	swap("gap that ends before it begins", "gap of one", `"from":1,"to":1`, `"from":2,"to":1`)
+	swap("gap from the boot's start", "gap of one", `"from":1`, `"from":0`)
+	swap("gap that does not end before its entry", "gap of one", `"to":1`, `"to":2`)
+	swap("gap that ends long before its entry", "gap of one", `"seq":2`, `"seq":3`)
+	swap("gap from the future", "gap of one", `"since":"2000-01-01`, `"since":"9999-12-31T23:59:59.999999Z","x":"2000-01-01`)
+
+	for _, x := range []struct{ of, part string }{
+		{"start", "software"}, {"start", "mode"}, {"stop", "open"}, {"heartbeat, one open", "open"}, {"request", "session"}, {"request", "record"},
+		{"request", "payload"}, {"response", "session"}, {"response", "outcome"}, {"response", "record"}, {"response", "payload"},
+		{"refused", "session"}, {"refused", "reason"}, {"refused", "record"}, {"refused", "payload"}, {"policy", "record"},
+		{"policy without a payload", "record"}, {"approval asked", "session"}, {"approval asked", "prev"}, {"approval asked", "record"},
+		{"approval asked", "payload"}, {"access", "record"}, {"access", "payload"}, {"erasure", "session"}, {"erasure", "reason"},
+		{"erasure", "record"}, {"gap", "gap"}, {"gap", "reason"}, {"request", "kind"}, {"request", "by"}, {"request", "boot"},
+		{"request", "seq"}, {"request", "time"},
+	} {
+		cut(x.of+" without "+x.part, x.of, x.part)
+	}
+	// Every part in every kind that must not have it.
+	parts := []struct{ name, text string }{
+		{"session", `,"session":"` + idOf("plain").String() + `"`}, {"prev", `,"prev":"` + hashOf("a").String() + `"`}, {"outcome", `,"outcome":"complete"`},
+		{"record", `,"record":{"root":"` + hashOf("a").String() + `","fields":1}`}, {"payload", `,"payload":{"sha256":"` + hashOf("a").String() + `","size":1}`},
+		{"open", `,"open":{"count":0,"floor":0,"shed":0}`}, {"gap", `,"gap":{"from":1,"to":1,"since":"2026-01-02T15:04:05.000000Z"}`},
+		{"reason", `,"reason":"because"`}, {"software", `,"software":"x"`}, {"mode", `,"mode":"none"`},
+	}
+	for _, k := range []string{"start", "stop", "heartbeat", "request", "response", "refused", "policy", "approval", "access", "erasure", "gap"} {
+		seq := "2"
+		if k == "start" {
+			seq = "0"
+		}
+		for _, wrong := range parts {
+			if strings.Contains(" "+entryParts[k], " "+wrong.name) {
+				continue
+			}
+			b := `{"v":1,"kind":"` + k + `","by":"gw-1","boot":"` + idOf("gw-1 boot 1").String() + `","seq":` + seq + `,"time":"2026-01-02T15:04:05.000000Z"`
+			for _, p := range parts {
+				if strings.Contains(" "+entryParts[k], " "+p.name+"+") || p == wrong {
+					b += p.text
+				}
+			}
+			add("a "+k+" entry with "+wrong.name, b+"}")
+		}
+	}
+	return vs
+}
+
+func leafOf(t testing.TB, entry string) tlog.Hash {
+	t.Helper()
+	if _, err := ParseEntry([]byte(entry)); err != nil {
+		t.Fatal(err)
+	}
+	return tlog.HashLeaf([]byte(entry))
+}
+
+// loosened spells a hash with a last character whose unused bits are not zero.
+func loosened(h tlog.Hash) string {
+	s := []byte(h.String())
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+	s[42] = alphabet[strings.IndexByte(alphabet, s[42])+1]
+	return string(s)
+}
+
+func TestVectorsBadEntries(t *testing.T) {
+	for _, v := range same(t, "entries-bad.json", func() []badEntryVector { return badEntries(t) }) {
+		if _, err := ParseEntry([]byte(v.Entry)); err == nil {
+			t.Errorf("%s: is read: %s", v.Name, v.Entry)
+		} else if !strings.HasPrefix(err.Error(), "record: ") || len(err.Error()) > 300 {
+			t.Errorf("%s: %v", v.Name, err)
+		}
+		if _, err := readEntry([]byte(v.Entry)); err == nil {
+			t.Errorf("%s: the second reading reads it: %s", v.Name, v.Entry)
+		}
+	}
+}
+
+func vectorOf(f Field) fieldVector { return fieldVector{f.Name, f.Salt[:], f.Value} }
+
+func (v fieldVector) field() Field {
+	f := Field{Name: v.Name, Value: v.Value}
+	copy(f.Salt[:], v.Salt)
+	return f
+}
+
+func (v fieldVector) other() field { return field{v.Name, string(v.Salt), string(v.Value)} }
+
+func recordName(r Record) string {
+	return []string{"", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"}[len(r)]
+}
+
+func TestVectorsRecords(t *testing.T) {
+	vs := same(t, "records.json", func() (vs []recordVector) {
+		for _, r := range exampleRecords() {
+			v := recordVector{Name: recordName(r), Leaves: r.Hashes(), Root: r.Root()}
+			for _, f := range r {
+				v.Fields = append(v.Fields, vectorOf(f))
+			}
+			var err error
+			if v.Plain, err = r.Append(nil); err != nil {
+				t.Fatal(err)
+			}
+			vs = append(vs, v)
+		}
+		return vs
+	})
+	for _, v := range vs {
+		r, err := ParseRecord(v.Plain)
+		if err != nil {
+			t.Errorf("%s: %v", v.Name, err)
+			continue
+		}
+		if b, err := r.Append(nil); err != nil || !bytes.Equal(b, v.Plain) {
+			t.Errorf("%s: written again as other bytes, %v", v.Name, err)
+		}
+		if r.Root() != v.Root {
+			t.Errorf("%s: another root", v.Name)
+		}
+		fields, err := readPlain(v.Plain)
+		if err != nil || len(fields) != len(v.Fields) {
+			t.Errorf("%s: the second reading: %v", v.Name, err)
+			continue
+		}
+		var leaves [][]byte
+		for i, f := range fields {
+			if f != v.Fields[i].other() {
+				t.Errorf("%s: the second reading of field %d: %v", v.Name, i, f)
+			}
+			if !bytes.Equal(f.leaf(), v.Leaves[i][:]) {
+				t.Errorf("%s: the second reading has another leaf %d", v.Name, i)
+			}
+			leaves = append(leaves, f.leaf())
+		}
+		if !bytes.Equal(treeRoot(leaves), v.Root[:]) {
+			t.Errorf("%s: the second reading has another root", v.Name)
+		}
+	}
+}
+
+func badRecords(t testing.TB) (vs []badVector) {
+	t.Helper()
+	add := func(name string, b []byte) { vs = append(vs, badVector{name, b}) }
+	rs := exampleRecords()
+	one, err := rs[0].Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	three, err := rs[2].Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(b []byte, at int, v ...byte) []byte {
+		b = bytes.Clone(b)
+		copy(b[at:], v)
+		return b
+	}
+	// A field of record one: length at 5, name "session" at 6, salt at 13, length of the value at 29, value at 33.
+	add("nothing", []byte{})
+	add("the magic", one[:4])
+	add("no fields", []byte("TSR1\x00"))
+	add("other magic", with(one, 3, '2'))
+	add("one byte more", append(bytes.Clone(one), 0))
+	add("one byte less", one[:len(one)-1])
+	add("one field more than there is", with(one, 4, 2))
+	add("one field less than there is", with(three, 4, 2))
+	add("a name of no bytes", []byte("TSR1\x01\x00"+strings.Repeat("s", 16)+"\x00\x00\x00\x00"))
+	add("a name with a capital", with(one, 6, 'S'))
+	add("a name with a zero byte", with(one, 6, 0))
+	add("a name of 65 bytes", []byte("TSR1\x01\x41"+strings.Repeat("n", 65)+strings.Repeat("s", 16)+"\x00\x00\x00\x00"))
+	add("a value of 4 GiB", with(one, 29, 0xff, 0xff, 0xff, 0xff))
+	add("a value longer by one", with(one, 32, one[32]+1))
+	add("a value shorter by one", with(one, 32, one[32]-1))
+	add("ends within the salt", one[:20])
+	add("ends within the length", one[:31])
+	twice := append(bytes.Clone(one), one[5:]...)
+	twice[4] = 2
+	add("one name twice", twice)
+	many := []byte("TSR1\x41")
+	for i := range 65 {
+		many = append(many, 2, 'a'+byte(i/26), 'a'+byte(i%26))
+		many = append(many, strings.Repeat("s", 16)+"\x00\x00\x00\x00"...)
+	}
+	add("65 fields", many)
+	return vs
+}
+
+func TestVectorsBadRecords(t *testing.T) {
+	for _, v := range same(t, "records-bad.json", func() []badVector { return badRecords(t) }) {
+		if _, err := ParseRecord(v.Bytes); err == nil {
+			t.Errorf("%s: is read", v.Name)
+		}
+		if _, err := readPlain(v.Bytes); err == nil {
+			t.Errorf("%s: the second reading reads it", v.Name)
+		}
+	}
+}
+
+func exampleOpenings(t testing.TB) (vs []openingVector) {
+	t.Helper()
+	add := func(name string, valid bool, root tlog.Hash, of int, o Opening) {
+		v := openingVector{Name: name, Valid: valid, Root: root, Of: of, Index: o.Index, Count: o.Count, Field: vectorOf(o.Field), Proof: append([]tlog.Hash{}, o.Proof...)}
+		v.Field.Salt, v.Field.Value = bytes.Clone(v.Field.Salt), bytes.Clone(v.Field.Value)
+		vs = append(vs, v)
+	}
+	for _, r := range exampleRecords() {
+		for i := range r {
+			o, err := r.Open(i)
+			if err != nil {
+				t.Fatal(err)
+			}
+			add("field "+string(rune('0'+i))+" of "+recordName(r), true, r.Root(), len(r), o)
+		}
+	}
+	r := exampleRecords()[6]
+	bad := func(name string, change func(o *Opening, root *tlog.Hash, of *int)) {
+		o, err := r.Open(4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Field.Value = bytes.Clone(o.Field.Value)
+		root, of := r.Root(), len(r)
+		change(&o, &root, &of)
+		add(name, false, root, of, o)
+	}
+	bad("value changed", func(o *Opening, _ *tlog.Hash, _ *int) { o.Field.Value[0] ^= 1 })
+	bad("value longer", func(o *Opening, _ *tlog.Hash, _ *int) { o.Field.Value = append(o.Field.Value, 0) })
+	bad("value gone", func(o *Opening, _ *tlog.Hash, _ *int) { o.Field.Value = nil })
+	bad("salt changed", func(o *Opening, _ *tlog.Hash, _ *int) { o.Field.Salt[15] ^= 0x80 })
+	bad("name changed", func(o *Opening, _ *tlog.Hash, _ *int) { o.Field.Name = "callex" })
+	bad("a letter moved from name to value", func(o *Opening, _ *tlog.Hash, _ *int) {
+		o.Field.Name, o.Field.Value = "calle", append([]byte("r"), o.Field.Value...)
+	})
+	bad("a name that no field has", func(o *Opening, _ *tlog.Hash, _ *int) { o.Field.Name = "Caller" })
+	bad("root changed", func(_ *Opening, root *tlog.Hash, _ *int) { root[0] ^= 1 })
+	bad("the entry states another number of fields", func(_ *Opening, _ *tlog.Hash, of *int) { *of = 8 })
+	bad("both state another number of fields", func(o *Opening, _ *tlog.Hash, of *int) { o.Count, *of = 9, 9 })
+	bad("another index", func(o *Opening, _ *tlog.Hash, _ *int) { o.Index = 5 })
+	bad("an index outside", func(o *Opening, _ *tlog.Hash, _ *int) { o.Index = 7 })
+	bad("an index below zero", func(o *Opening, _ *tlog.Hash, _ *int) { o.Index = -1 })
+	bad("a proof too short", func(o *Opening, _ *tlog.Hash, _ *int) { o.Proof = o.Proof[:len(o.Proof)-1] })
+	bad("a proof too long", func(o *Opening, _ *tlog.Hash, _ *int) { o.Proof = append(o.Proof, tlog.Hash{}) })
+	bad("a proof in another order", func(o *Opening, _ *tlog.Hash, _ *int) { o.Proof[0], o.Proof[1] = o.Proof[1], o.Proof[0] })
+	bad("no proof", func(o *Opening, _ *tlog.Hash, _ *int) { o.Proof = nil })
+	bad("a record of no fields", func(o *Opening, root *tlog.Hash, of *int) {
+		o.Index, o.Count, *of, *root, o.Proof = 0, 0, 0, tlog.EmptyRoot(), nil
+	})
+	bad("a record of 65 fields", func(o *Opening, _ *tlog.Hash, of *int) { o.Count, *of = 65, 65 })
+	return vs
+}
+
+func TestVectorsOpenings(t *testing.T) {
+	for _, v := range same(t, "openings.json", func() []openingVector { return exampleOpenings(t) }) {
+		o := Opening{Index: v.Index, Count: v.Count, Field: v.Field.field(), Proof: v.Proof}
+		if err := o.Verify(v.Root, v.Of); (err == nil) != v.Valid {
+			t.Errorf("%s: %v", v.Name, err)
+		}
+		var proof [][]byte
+		for i := range v.Proof {
+			proof = append(proof, v.Proof[i][:])
+		}
+		if err := checkOpening(v.Field.other(), v.Index, v.Count, proof, v.Root[:], v.Of); (err == nil) != v.Valid {
+			t.Errorf("%s: the second reading: %v", v.Name, err)
+		}
+	}
+}
+
+// rawFrame is a zstd frame (RFC 8878) of raw blocks, which needs no compressor: descriptor 0xa0, one segment and four
+// bytes of size.
+func rawFrame(plain []byte) []byte {
+	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0xa0, byte(len(plain)), byte(len(plain) >> 8), byte(len(plain) >> 16), byte(len(plain) >> 24)}
+	for {
+		n := min(len(plain), 128<<10)
+		h := n << 3
+		if n == len(plain) {
+			h |= 1
+		}
+		b = append(b, byte(h), byte(h>>8), byte(h>>16))
+		b = append(b, plain[:n]...)
+		if plain = plain[n:]; len(plain) == 0 {
+			return b
+		}
+	}
+}
+
+// sealWith seals packed bytes as FORMAT.md says, with a nonce that is not random: for vectors only.
+func sealWith(t testing.TB, packed, key, nonce []byte, keyID string, b Binding) []byte {
+	t.Helper()
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	header := append([]byte("TSP1"), byte(len(keyID)))
+	header = append(header, keyID...)
+	out := append(bytes.Clone(header), nonce...)
+	return gcm.Seal(out, nonce, packed, sealedFor(header, string(b.Kind), sessionText(b.Session), b.Root[:]))
+}
+
+func sessionText(id ID) string {
+	if id.IsZero() {
+		return ""
+	}
+	return id.String()
+}
+
+func examplePayloads(t testing.TB) (vs []payloadVector) {
+	t.Helper()
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false), zstd.WithWindowSize(1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true), zstd.WithSingleSegment(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rs := exampleRecords()
+	key := hashOf("key")
+	base := payloadVector{Key: key[:], KeyID: "ring-1/2026/0001", Kind: Response, Session: idOf("plain").String()}
+	add := func(name string, valid bool, r Record, pack func([]byte) []byte, change func(*payloadVector)) *payloadVector {
+		v := base
+		v.Name, v.Valid, v.Root = name, valid, r.Root()
+		var err error
+		if v.Plain, err = r.Append(nil); err != nil {
+			t.Fatal(err)
+		}
+		var session ID
+		if change != nil {
+			change(&v)
+		}
+		if v.Session != "" {
+			if session, err = ParseID(v.Session); err != nil {
+				t.Fatal(err)
+			}
+		}
+		nonce := hashOf("nonce " + name)
+		v.Payload = sealWith(t, pack(v.Plain), v.Key, nonce[:12], v.KeyID, Binding{Kind: v.Kind, Session: session, Root: v.Root})
+		v.Sum = Sum(v.Payload)
+		if !valid {
+			v.Plain = nil
+		}
+		vs = append(vs, v)
+		return &vs[len(vs)-1]
+	}
+	squeeze := func(b []byte) []byte { return enc.EncodeAll(b, nil) }
+	same := func(*payloadVector) {}
+
+	add("one raw block", true, rs[0], rawFrame, same)
+	add("compressed", true, rs[8], squeeze, same)
+	add("compressed, with a checksum and a window", true, rs[8], func(b []byte) []byte { return sum.EncodeAll(b, nil) }, same)
+	add("no session", true, rs[3], squeeze, func(v *payloadVector) { v.Kind, v.Session = Policy, "" })
+	add("key id of one byte", true, rs[1], rawFrame, func(v *payloadVector) { v.KeyID = "\x00" })
+	add("key id of 64 bytes", true, rs[1], rawFrame, func(v *payloadVector) { v.KeyID = strings.Repeat("k", 64) })
+
+	// One bit of each part, under a binding that is right.
+	n := len(base.KeyID)
+	for _, x := range []struct {
+		name string
+		at   int
+	}{
+		{"magic", 0}, {"length of the key id", 4}, {"key id", 5}, {"nonce", 5 + n}, {"nonce's end", 5 + n + 11}, {"ciphertext", 5 + n + 12}, {"tag", -16}, {"tag's end", -1},
+	} {
+		v := add("bit flipped in the "+x.name, false, rs[2], squeeze, same)
+		at := x.at
+		if at < 0 {
+			at += len(v.Payload)
+		}
+		v.Payload[at] ^= 1
+	}
+	add("one byte more", false, rs[2], squeeze, same).Payload = append(vs[len(vs)-1].Payload, 0)
+	add("one byte less", false, rs[2], squeeze, same).Payload = vs[len(vs)-1].Payload[:len(vs[len(vs)-1].Payload)-1]
+	add("header only", false, rs[2], squeeze, same).Payload = vs[len(vs)-1].Payload[:5+n]
+	add("nothing", false, rs[2], squeeze, same).Payload = []byte{}
+	other := hashOf("another key")
+	add("another key", false, rs[2], squeeze, same).Key = other[:]
+	add("a key of 16 bytes", false, rs[2], squeeze, same).Key = other[:16]
+	add("another kind", false, rs[2], squeeze, same).Kind = Request
+	add("another session", false, rs[2], squeeze, same).Session = idOf("elsewhere").String()
+	add("no session where there was one", false, rs[2], squeeze, same).Session = ""
+	add("another root", false, rs[2], squeeze, same).Root = rs[3].Root()
+	// From here on they unseal, and what is inside is wrong.
+	add("another record than the root's", false, rs[2], squeeze, func(v *payloadVector) { v.Root = rs[3].Root() })
+	inside := func(name string, pack func(plain []byte) []byte) { add(name, false, rs[2], pack, same) }
+	inside("a byte after the record", func(b []byte) []byte { return squeeze(append(b, 0)) })
+	inside("no zstd", func(b []byte) []byte { return b })
+	inside("no bytes", func(b []byte) []byte { return nil })
+	inside("a byte after the frame", func(b []byte) []byte { return append(squeeze(b), 0) })
+	inside("two frames", func(b []byte) []byte { return append(rawFrame(b[:20]), rawFrame(b[20:])...) })
+	inside("an empty frame after", func(b []byte) []byte { return append(squeeze(b), rawFrame(nil)...) })
+	inside("a skippable frame before", func(b []byte) []byte { return append([]byte("\x50\x2a\x4d\x18\x02\x00\x00\x00hi"), squeeze(b)...) })
+	inside("a skippable frame after", func(b []byte) []byte { return append(squeeze(b), "\x50\x2a\x4d\x18\x02\x00\x00\x00hi"...) })
+	inside("no size stated", func(b []byte) []byte {
+		f := []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38, byte(len(b)<<3 | 1), byte(len(b) >> 5), byte(len(b) >> 13)}
+		return append(f, b...)
+	})
+	inside("a size too small", func(b []byte) []byte { f := rawFrame(b); f[5]--; return f })
+	inside("a size too large", func(b []byte) []byte { f := rawFrame(b); f[5]++; return f })
+	inside("a size of 192 MiB and one, in one block", func(b []byte) []byte { f := rawFrame(b); copy(f[5:], []byte{1, 0, 0, 12}); return f })
+	inside("a dictionary", func(b []byte) []byte {
+		f := rawFrame(b)
+		return append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0xa1, 7}, f[5:]...)
+	})
+	inside("dictionary 0", func(b []byte) []byte {
+		f := rawFrame(b)
+		return append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0xa1, 0}, f[5:]...)
+	})
+	inside("a block of the reserved type", func(b []byte) []byte { f := rawFrame(b); f[9] |= 6; return f })
+	inside("a bomb: 1 GiB of zeros, stated", func([]byte) []byte { return bomb(1<<30, true)[:40] })
+	inside("a bomb: 16 MiB of zeros, not stated", func([]byte) []byte { return bomb(16<<20, false) })
+	inside("a bomb: 16 MiB of zeros, stated as 1 KiB", func([]byte) []byte {
+		f := bomb(16<<20, true)
+		copy(f[5:], []byte{0, 4, 0, 0, 0, 0, 0, 0})
+		return f
+	})
+	return vs
+}
+
+// bomb is a zstd frame of zeros in blocks that repeat one byte: four bytes make 128 KiB.
+func bomb(size int, stated bool) []byte {
+	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38} // a window of 128 KiB
+	if stated {
+		b = []byte{0x28, 0xb5, 0x2f, 0xfd, 0xe0}
+		for i := range 8 {
+			b = append(b, byte(size>>(8*i)))
+		}
+	}
+	for ; size > 0; size -= 128 << 10 {
+		n := min(size, 128<<10)
+		h := n<<3 | 1<<1
+		if size <= 128<<10 {
+			h |= 1
+		}
+		b = append(b, byte(h), byte(h>>8), byte(h>>16), 0)
+	}
+	return b
+}
+
+// The payloads are kept as they were made: another compressor makes other bytes of the same record, all of them good.
+func TestVectorsPayloads(t *testing.T) {
+	c := newCoder(t)
+	for _, v := range vectors(t, "payloads.json", func() []payloadVector { return examplePayloads(t) }) {
+		var session ID
+		if v.Session != "" {
+			session, _ = ParseID(v.Session)
+		}
+		r, err := c.Open(v.Payload, v.Key, Binding{Kind: v.Kind, Session: session, Root: v.Root})
+		if (err == nil) != v.Valid {
+			t.Errorf("%s: %v", v.Name, err)
+		}
+		plain, err := openPayload(v.Payload, v.Key, string(v.Kind), v.Session, v.Root[:])
+		if (err == nil) != v.Valid {
+			t.Errorf("%s: the second reading: %v", v.Name, err)
+		}
+		if !v.Valid {
+			continue
+		}
+		if b, err := r.Append(nil); err != nil || !bytes.Equal(b, v.Plain) || !bytes.Equal(plain, v.Plain) {
+			t.Errorf("%s: another record, %v", v.Name, err)
+		}
+		if id, err := KeyOf(v.Payload); err != nil || id != v.KeyID {
+			t.Errorf("%s: the key %q, %v", v.Name, id, err)
+		}
+		if !bytes.Equal(sha(v.Payload), v.Sum[:]) || Sum(v.Payload) != v.Sum {
+			t.Errorf("%s: another digest", v.Name)
+		}
+	}
+}
+
+// Every example that FORMAT.md shows is a vector: a comment in front of the block names it.
+func TestFormatExamples(t *testing.T) {
+	doc, err := os.ReadFile("FORMAT.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make(map[string]string)
+	for _, v := range vectors[logVector](t, "log.json", nil).Entries {
+		want["log.json: "+v.Name] = v.Entry
+		want["log.json: "+v.Name+", leaf"] = v.Leaf.String()
+	}
+	for _, v := range vectors[[]recordVector](t, "records.json", nil) {
+		want["records.json: "+v.Name+", plain"] = hexLines(v.Plain)
+		var leaves []string
+		for _, l := range v.Leaves {
+			leaves = append(leaves, l.String())
+		}
+		want["records.json: "+v.Name+", leaves"] = strings.Join(leaves, "\n")
+		want["records.json: "+v.Name+", root"] = v.Root.String()
+	}
+	for _, v := range vectors[[]openingVector](t, "openings.json", nil) {
+		var proof []string
+		for _, h := range v.Proof {
+			proof = append(proof, h.String())
+		}
+		want["openings.json: "+v.Name+", proof"] = strings.Join(proof, "\n")
+	}
+	for _, v := range vectors[[]payloadVector](t, "payloads.json", nil) {
+		want["payloads.json: "+v.Name+", payload"] = hexLines(v.Payload)
+		want["payloads.json: "+v.Name+", key"] = hexLines(v.Key)
+	}
+	blocks := regexp.MustCompile("(?s)<!-- (.*?) -->\n```\n(.*?)\n```").FindAllSubmatch(doc, -1)
+	if len(blocks) < 10 {
+		t.Errorf("FORMAT.md shows %d examples", len(blocks))
+	}
+	for _, b := range blocks {
+		w, ok := want[string(b[1])]
+		if !ok {
+			t.Errorf("FORMAT.md shows %q, which is no vector", b[1])
+		} else if string(b[2]) != w {
+			t.Errorf("FORMAT.md shows %q as\n%s\nand it is\n%s", b[1], b[2], w)
+		}
+	}
+	// And the prose's grammar is the one that the second reading has.
+	re := regexp.MustCompile("(?s)```regexp\n(.*?)```").FindSubmatch(doc)
+	if re == nil {
+		t.Fatal("FORMAT.md has no regular expression of an entry")
+	}
+	if got := strings.ReplaceAll(string(re[1]), "\n", ""); got != plainRegexp(entryForm.String()) {
+		t.Errorf("FORMAT.md has another regular expression than the second reading:\n%s\n%s", got, plainRegexp(entryForm.String()))
+	}
+}
+
+// plainRegexp leaves out the names of groups.
+func plainRegexp(s string) string {
+	s = regexp.MustCompile(`\(\?P<[a-z0-9]+>`).ReplaceAllString(s, "(")
+	s = strings.ReplaceAll(s, "(?:", "(")
+	return strings.TrimSuffix(strings.TrimPrefix(s, `\A`), `\z`)
+}
+
+func hexLines(b []byte) string {
+	var lines []string
+	for len(b) > 0 {
+		n := min(len(b), 32)
+		lines = append(lines, hexString(b[:n]))
+		b = b[n:]
+	}
+	return strings.Join(lines, "\n")
+}
+
+func hexString(b []byte) string {
+	const digits = "0123456789abcdef"
+	var s strings.Builder
+	for _, c := range b {
+		s.WriteByte(digits[c>>4])
+		s.WriteByte(digits[c&15])
+	}
+	return s.String()
+}
+
+func unbase64(t testing.TB, s string) []byte {
+	t.Helper()
+	b, err := base64.StdEncoding.DecodeString(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}

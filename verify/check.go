@@ -1,0 +1,257 @@
+package verify
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/tallystick/tallystick/tlog"
+	"github.com/tallystick/tallystick/tlog/record"
+)
+
+// Check answers for a bundle, as it lies in its file. The order is that of belief: the file before what stands in it,
+// the checkpoint before what hangs from it, the entry before the fields that it commits to, each entry before the
+// session that they make.
+//
+// An error is an [*Unreadable]; the report then has the claim that names the fault and those that were judged before it.
+func Check(raw []byte, trust Trust) (Report, error) {
+	var r Report
+	j := newJudge(trust)
+	b, err := r.bundle(raw)
+	if b == nil {
+		return r, err
+	}
+	tree := r.checkpoint(j, b.Checkpoint)
+	if tree.read && tree.Origin != b.Origin {
+		r.isFalse(CheckpointSigned, "bundle", "it says that it is of the log %q and its checkpoint is of %q", b.Origin, tree.Origin)
+	}
+	seen := make(map[record.ID]bool, len(b.Sessions))
+	for i := range b.Sessions {
+		s := &b.Sessions[i]
+		entries := make([]statement, len(s.Entries))
+		for k := range s.Entries {
+			entries[k] = r.entry(&s.Entries[k], tree)
+		}
+		r.session(s, entries, tree, seen[s.ID])
+		seen[s.ID] = true
+	}
+	r.notProvenOf(j, tree)
+	r.notProven("that what was written down is what happened: the log proves what the gateway wrote and that it has not been changed since")
+	r.notProven("that the model behaved, or that it is the one that was asked for")
+	r.notProven("that there are no other sessions, or later entries about these: a bundle holds what was picked for it; check the whole log for that")
+	return r, nil
+}
+
+// bundle judges the file and reads it. It returns no bundle where nothing more can be said, with an error if what
+// there is cannot be read.
+func (r *Report) bundle(raw []byte) (*Bundle, error) {
+	if err := checkHead(raw); err != nil {
+		return nil, r.unreadable(BundleReadable, "bundle", err)
+	}
+	if intact(raw) {
+		r.holds(BundleIntact, "bundle", "%d bytes", len(raw))
+	} else {
+		r.isFalse(BundleIntact, "bundle", "it has another digest than its first line says: it was changed or cut off after it was written")
+	}
+	body := raw[bundleHead:]
+	b, err := parseBody(body)
+	switch {
+	case err == nil:
+		r.holds(BundleReadable, "bundle", "")
+		r.holds(BundleCanonical, "bundle", "")
+	case isJSON(body):
+		r.holds(BundleReadable, "bundle", "it is JSON")
+		r.isFalse(BundleCanonical, "bundle", "%v; nothing in it was judged: ask for the original", err)
+	default:
+		return nil, r.unreadable(BundleReadable, "bundle", err)
+	}
+	return b, nil
+}
+
+// A statement is an entry that was looked at.
+type statement struct {
+	index  uint64
+	leaf   tlog.Hash
+	record record.Entry
+	err    error // why it is no entry
+}
+
+func subjectEntry(index uint64) string { return fmt.Sprintf("entry %d", index) }
+
+// entry judges one entry by itself: what it is, where it stands, what is shown of its record.
+func (r *Report) entry(e *Entry, tree witnessed) statement {
+	subject := subjectEntry(e.Index)
+	st := statement{index: e.Index, leaf: tlog.HashLeaf(e.Bytes)}
+	st.record, st.err = record.ParseEntry(e.Bytes)
+	r.is(EntryCanonical, subject, st.err, "%s by %s at %s", st.record.Kind, st.record.By, stamp(st.record.Time))
+	r.inTree(subject, st.leaf, e.Index, e.Proof, tree)
+	if st.err != nil {
+		r.isFalse(FieldsMatch, subject, "it is no entry, and so commits to nothing")
+		return st
+	}
+	withheld, err := matchFields(&st.record, e.Fields)
+	r.is(FieldsMatch, subject, err, "%d shown, %d withheld, %d stated", len(e.Fields)-withheld, withheld, st.record.Fields)
+	switch {
+	case withheld > 0:
+		r.notProven("what stands in %d of %d fields of %s: they are withheld", withheld, len(e.Fields), subject)
+	case st.record.Fields > 0 && len(e.Fields) == 0:
+		r.notProven("what stands in the record of %s: the bundle does not have it", subject)
+	}
+	return st
+}
+
+func (r *Report) inTree(subject string, leaf tlog.Hash, index uint64, p tlog.Proof, tree witnessed) {
+	if !tree.read {
+		r.isFalse(EntryInTree, subject, "there is no checkpoint that it could be under")
+		return
+	}
+	err := tlog.VerifyInclusion(leaf, index, tree.Size, tree.Root, p)
+	r.is(EntryInTree, subject, err, "of %s, size %d", tree.Origin, tree.Size)
+}
+
+// matchFields says whether what is shown and withheld is the record that the entry commits to, and how much is
+// withheld. No fields at all are no contradiction: the record is not there, erased perhaps.
+func matchFields(e *record.Entry, fields []Field) (withheld int, err error) {
+	if len(fields) == 0 {
+		return 0, nil
+	}
+	leaves := make([]tlog.Hash, len(fields))
+	names := make(map[string]bool)
+	for i, f := range fields {
+		if f.Shown == nil {
+			leaves[i] = f.Withheld
+			withheld++
+			continue
+		}
+		leaves[i] = f.Shown.Hash()
+		if names[f.Shown.Name] {
+			return withheld, fmt.Errorf("two fields are named %q", f.Shown.Name)
+		}
+		names[f.Shown.Name] = true
+	}
+	if len(fields) != e.Fields {
+		return withheld, fmt.Errorf("there are %d fields and the entry states %d", len(fields), e.Fields)
+	}
+	if root := record.RootOf(leaves); root != e.Root {
+		return withheld, fmt.Errorf("the fields hash to %s and the entry states %s: one was changed, or is of another record", root, e.Root)
+	}
+	return withheld, nil
+}
+
+// session judges the entries of a session together.
+func (r *Report) session(s *Session, entries []statement, tree witnessed, again bool) {
+	subject := "session " + s.ID.String()
+	for i := range entries {
+		if entries[i].err != nil {
+			r.isFalse(SessionChain, subject, "%s is no entry", subjectEntry(entries[i].index))
+			return
+		}
+	}
+	err := chain(s.ID, entries)
+	if err == nil && again {
+		err = errors.New("the bundle has this session twice")
+	}
+	r.is(SessionChain, subject, err, "%d entries", len(entries))
+	end := entries[0]
+	for _, st := range entries {
+		switch st.record.Kind {
+		case record.Response, record.Refused:
+			end = st
+		case record.Erasure:
+			r.notProven("what stood in the records of %s that are not shown here: %s announces that they were erased (%s)", subject, subjectEntry(st.index), st.record.Reason)
+		}
+	}
+	switch end.record.Kind {
+	case record.Response:
+		r.holds(SessionComplete, subject, "it ended with %s as %s", subjectEntry(end.index), end.record.Outcome)
+	case record.Refused:
+		r.holds(SessionComplete, subject, "it was refused: %s", end.record.Reason)
+	default:
+		r.isFalse(SessionComplete, subject, "it has no response: it had not ended, or its end was left out")
+	}
+	r.times(subject, entries, tree)
+}
+
+func (r *Report) times(subject string, entries []statement, tree witnessed) {
+	var err error
+	for i := 1; i < len(entries) && err == nil; i++ {
+		if a, b := &entries[i-1], &entries[i]; b.record.Time.Before(a.record.Time) {
+			err = fmt.Errorf("%s states %s, before the %s of %s", subjectEntry(b.index), stamp(b.record.Time), stamp(a.record.Time), subjectEntry(a.index))
+		}
+	}
+	first, last := entries[0].record.Time, entries[len(entries)-1].record.Time
+	r.is(TimesOrdered, subject, err, "from %s, for %s", stamp(first), last.Sub(first))
+	r.bracket(subject, entries, tree)
+}
+
+// bracket holds the times of entries against those of the checkpoint's cosignatures, if it has any.
+func (r *Report) bracket(subject string, entries []statement, tree witnessed) {
+	if tree.last.IsZero() {
+		return
+	}
+	var err error
+	for i := range entries {
+		if t := entries[i].record.Time; t.After(tree.last.Add(ClockSkew)) {
+			err = fmt.Errorf("%s states %s, and witnesses had seen it by %s", subjectEntry(entries[i].index), stamp(t), stamp(tree.last))
+			break
+		}
+	}
+	r.is(TimesBracketed, subject, err, "seen by witnesses by %s; clocks may be %s apart", stamp(tree.last), ClockSkew)
+}
+
+// chain says whether the entries are those of one session, in order: a request, approvals, and a response, or a
+// refusal alone, each stating the leaf hash of the one before it; and any time after the first, who read it and that
+// it was erased.
+func chain(id record.ID, entries []statement) error {
+	first := &entries[0]
+	if k := first.record.Kind; k != record.Request && k != record.Refused {
+		return fmt.Errorf("%s, its first, is a %s entry; a session begins with a request or is refused", subjectEntry(first.index), k)
+	}
+	last := first
+	for i := range entries {
+		st := &entries[i]
+		e := &st.record
+		name := subjectEntry(st.index)
+		if e.Session != id {
+			return fmt.Errorf("%s is not of this session", name)
+		}
+		if i == 0 {
+			continue
+		}
+		if st.index <= entries[i-1].index {
+			return fmt.Errorf("%s stands after %s", name, subjectEntry(entries[i-1].index))
+		}
+		switch e.Kind {
+		case record.Access:
+			continue
+		case record.Erasure:
+			if e.Prev != (tlog.Hash{}) && !anyLeaf(entries[:i], e.Prev) {
+				return fmt.Errorf("%s refers to an entry that is not here", name)
+			}
+			continue
+		case record.Approval, record.Response:
+		default:
+			return fmt.Errorf("%s is a %s entry and does not continue a session", name, e.Kind)
+		}
+		switch was := &last.record; {
+		case was.Kind == record.Response || was.Kind == record.Refused:
+			return fmt.Errorf("%s comes after the session's end, %s", name, subjectEntry(last.index))
+		case e.Prev != last.leaf:
+			return fmt.Errorf("%s does not refer to %s, the session's entry before it", name, subjectEntry(last.index))
+		case e.By != was.By:
+			return fmt.Errorf("%s is by %s and %s by %s", name, e.By, subjectEntry(last.index), was.By)
+		case e.Boot == was.Boot && e.Seq <= was.Seq:
+			return fmt.Errorf("%s has the number %d and %s before it %d", name, e.Seq, subjectEntry(last.index), was.Seq)
+		}
+		last = st
+	}
+	return nil
+}
+
+func anyLeaf(entries []statement, leaf tlog.Hash) bool {
+	for i := range entries {
+		if entries[i].leaf == leaf {
+			return true
+		}
+	}
+	return false
+}

@@ -175,7 +175,7 @@ func (c *Coder) Seal(r Record, key []byte, keyID string, b Binding) ([]byte, err
 		return nil, err
 	}
 	s.plain = plain
-	s.packed = c.enc.EncodeAll(plain, s.packed[:0])
+	s.packed = c.pack(s.packed[:0], plain)
 
 	header := len(payloadMagic) + 1 + len(keyID)
 	out := make([]byte, 0, header+nonceBytes+len(s.packed)+tagBytes)
@@ -184,6 +184,17 @@ func (c *Coder) Seal(r Record, key []byte, keyID string, b Binding) ([]byte, err
 	out = append(out, keyID...)
 	aad := b.append(append(make([]byte, 0, 256), out...))
 	return gcm.Seal(out, nil, s.packed, aad), nil // prepends its random nonce
+}
+
+// pack appends one zstd frame that states its size.
+func (c *Coder) pack(b, plain []byte) []byte {
+	if len(plain) >= 256 {
+		return c.enc.EncodeAll(plain, b)
+	}
+	// The compressor states no size this small. There is nothing to gain either: a single segment, and one raw block.
+	b = append(b, 0x28, 0xb5, 0x2f, 0xfd, 0x20, byte(len(plain)))
+	b = append(b, byte(len(plain)<<3|1), byte(len(plain)>>5), 0)
+	return append(b, plain...)
 }
 
 // KeyOf returns the name of the key that a payload was sealed under, as the payload itself has it: unproven until

@@ -21,8 +21,8 @@ func ValidSubtree(start, end uint64) bool {
 	case start == 0 || end-start <= 1:
 		return true
 	}
-	n := bits.Len64(end - start - 1) // 2^n entries at least have room
-	return n < 64 && start&(1<<n-1) == 0
+	n := bits.Len64(end - start - 1) // 2^n is the least power that is not below; of n = 64 no start but 0 is a multiple
+	return start&(1<<n-1) == 0
 }
 
 // VerifySubtreeInclusion says whether the leaf hash is at index in the subtree [start, end) with that root. index

@@ -523,6 +523,19 @@ func TestSubtrees(t *testing.T) {
 		start := rng.Uint64N(size) / uint64(n) * uint64(n)
 		check(ts, m.root(t, ts), start, min(size, start+1+rng.Uint64N(uint64(n))))
 	}
+	// What a proof leaves out is not zero.
+	a, zero := m.levels[0][0], tlog.Hash{}
+	for _, err := range []error{
+		tlog.VerifySubtreeConsistency(0, 1, 2, a, tlog.HashChildren(a, zero), nil),
+		tlog.VerifySubtreeConsistency(1, 2, 2, a, tlog.HashChildren(zero, a), nil),
+		tlog.VerifySubtreeConsistency(0, 3, 4, tlog.HashChildren(zero, a), tlog.HashChildren(zero, tlog.HashChildren(a, zero)), tlog.Proof{a}),
+		tlog.VerifySubtreeConsistency(0, 3, 4, tlog.HashChildren(zero, a), tlog.HashChildren(zero, tlog.HashChildren(a, a)), tlog.Proof{a, a}),
+		tlog.VerifySubtreeInclusion(a, 0, 0, 2, tlog.HashChildren(a, zero), nil),
+	} {
+		if err == nil {
+			t.Error("a short proof was filled up with zeros")
+		}
+	}
 	for _, test := range []struct {
 		start, end uint64
 		want       bool
@@ -612,6 +625,11 @@ func TestTilesFaults(t *testing.T) {
 	} {
 		for _, pruned := range []uint64{0, 600} {
 			r.spoil, r.pruned = spoil, pruned
+			for _, tile := range []tlog.Tile{{Level: 0, Width: 256}, {Level: 0, Index: 2, Width: 88}, {Level: tlog.EntriesLevel, Width: 256}, {Level: tlog.EntriesLevel, Index: 2, Width: 88}} {
+				if b, err := tlog.ReadTile(t.Context(), r, tile); err == nil {
+					t.Errorf("%s tile: %s was read, %d bytes", name, tile.Path(), len(b))
+				}
+			}
 			for _, i := range []uint64{3, 599} {
 				if _, err := ts.Inclusion(t.Context(), i); err == nil {
 					t.Errorf("%s tile: a proof of %d", name, i)

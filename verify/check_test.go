@@ -124,7 +124,7 @@ func TestCheckFalse(t *testing.T) {
 		{"a checkpoint of another log, the origin left", trust, CheckpointSigned, func(b *Bundle) { b.Checkpoint = otherSigned }},
 		{"the origin of another log", trust, CheckpointSigned, func(b *Bundle) { b.Origin = otherLog.Origin() }},
 		{"another log in its own name", trust, CheckpointSigned, func(b *Bundle) {
-			b.Checkpoint = signedBy(t, tlog.Checkpoint{Origin: tlogtest.Origin, Size: 1, Root: tlog.Hash{1}}, note2(t, "another"))
+			b.Checkpoint = signedBy(t, tlog.Checkpoint{Origin: tlogtest.Origin, Size: 1, Root: tlog.Hash{1}}, impostor("another"))
 		}},
 		{"a checkpoint that is none", trust, CheckpointSigned, func(b *Bundle) { b.Checkpoint = []byte("hello\n") }},
 		{"a later checkpoint of the log", policy(t, ""), EntryInTree, func(b *Bundle) { b.Checkpoint = longerSigned }},
@@ -415,16 +415,15 @@ func signedBy(t *testing.T, c tlog.Checkpoint, s note.Signer) []byte {
 	return signed
 }
 
-// note2 is another key that has the log's name.
-func note2(t *testing.T, seed string) note.Signer {
-	t.Helper()
+// impostor is another key that has the log's name.
+func impostor(seed string) note.Signer {
 	s, _, err := note.GenerateKey(strings.NewReader(strings.Repeat(seed, 32)), tlogtest.Origin)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	signer, err := note.NewSigner(s)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	return signer
 }

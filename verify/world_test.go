@@ -25,7 +25,7 @@ type chronicle struct {
 	entries [][]byte
 	marks   []int // sizes at which a checkpoint is published, besides the last
 	now     time.Time
-	ids     byte
+	ids     uint16
 }
 
 func newChronicle(t testing.TB) *chronicle { return &chronicle{t: t, now: began} }
@@ -33,7 +33,7 @@ func newChronicle(t testing.TB) *chronicle { return &chronicle{t: t, now: began}
 // id makes up the next ID.
 func (c *chronicle) id() record.ID {
 	c.ids++
-	return record.ID{1, 0x9a, 0x42, 6: 0x70, 8: 0x80, 15: c.ids}
+	return record.ID{1, 0x9a, 0x42, 6: 0x70, 8: 0x80, 14: byte(c.ids >> 8), 15: byte(c.ids)}
 }
 
 // mark has a checkpoint published here.

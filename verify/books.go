@@ -1,0 +1,259 @@
+package verify
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/tallystick/tallystick/tlog"
+	"github.com/tallystick/tallystick/tlog/record"
+)
+
+// books are those that the writers of a log keep, kept again from what they wrote: the numbers of each boot, and which
+// sessions are open. They hold what is open and one line for each boot; what has ended is forgotten.
+type books struct {
+	wrong wrongs
+	pens  map[string]*pen
+	open  map[record.ID]*session
+
+	boots, sessions, refused, beats, gapCount int
+	lost, shed                                uint64
+	gaps                                      []Finding // the first of them
+}
+
+// A pen is one writer.
+type pen struct {
+	boot    record.ID
+	boots   map[record.ID]bool // all it ever had
+	next    uint64             // number of the boot
+	last    time.Time          // of the boot
+	stopped bool               // the boot has its stop entry
+
+	// Of the boot: numbers declared lost, and entries that refer to nothing because what they would refer to was lost.
+	lost, orphans uint64
+
+	open  int        // of its sessions
+	order []*session // by index, those that have ended not all dropped yet
+}
+
+type session struct {
+	id    record.ID
+	by    string
+	index uint64    // of the request
+	leaf  tlog.Hash // of its newest entry
+	ended bool
+}
+
+// entry goes on with the books.
+func (b *books) entry(st *statement) {
+	p := b.number(st)
+	e := &st.record
+	switch e.Kind {
+	case record.Gap:
+		n := e.To - e.From + 1
+		p.lost += n
+		b.lost += n
+		if b.gapCount++; b.gapCount <= maxListed {
+			f := Report{}
+			f.holds(LossesDeclared, subjectEntry(st.index), "%s lost its numbers %d to %d, from %s on: %s", e.By, e.From, e.To, stamp(e.Since), e.Reason)
+			b.gaps = append(b.gaps, f.Findings...)
+		}
+	case record.Request:
+		b.request(p, st)
+	case record.Approval, record.Response:
+		b.follow(p, st)
+	case record.Refused:
+		b.refused++
+	case record.Heartbeat, record.Stop:
+		b.beat(p, st)
+	}
+	if e.Kind == record.Stop {
+		p.stopped = true
+	}
+}
+
+// number sees to the writer's boot, number and time.
+func (b *books) number(st *statement) *pen {
+	e, subject := &st.record, subjectEntry(st.index)
+	p := b.pens[e.By]
+	if p == nil {
+		p = &pen{boots: make(map[record.ID]bool)}
+		b.pens[e.By] = p
+	}
+	switch {
+	case e.Kind == record.Start:
+		if p.boots[e.Boot] {
+			b.wrong.add(BootsOrdered, subject, "the boot %s of %s starts a second time", e.Boot, e.By)
+		}
+		b.begin(p, st)
+		return p
+	case e.Boot == p.boot:
+	case p.boots[e.Boot]:
+		b.wrong.add(BootsOrdered, subject, "it is of the boot %s of %s, which ended when %s began", e.Boot, e.By, p.boot)
+		return p
+	default:
+		b.wrong.add(BootsOrdered, subject, "it is of the boot %s of %s, which has no start entry", e.Boot, e.By)
+		b.begin(p, st)
+		return p
+	}
+	if p.stopped {
+		b.wrong.add(BootsOrdered, subject, "it comes after the stop entry of the boot %s of %s", e.Boot, e.By)
+	}
+	first := e.Seq
+	if e.Kind == record.Gap {
+		first = e.From
+	}
+	if first != p.next {
+		b.wrong.add(NumbersWhole, subject, "its number in the boot %s of %s is %d and should be %d", e.Boot, e.By, first, p.next)
+	}
+	p.next = e.Seq + 1
+	if e.Time.Before(p.last) {
+		b.wrong.add(TimesOrdered, subject, "it states %s, and an entry of %s before it %s", stamp(e.Time), e.By, stamp(p.last))
+	} else {
+		p.last = e.Time
+	}
+	return p
+}
+
+// begin begins a boot; whatever boot the writer had is over.
+func (b *books) begin(p *pen, st *statement) {
+	b.endBoot(p, st.record.By)
+	e := &st.record
+	b.boots++
+	p.boots[e.Boot] = true
+	p.boot, p.next, p.last, p.stopped = e.Boot, e.Seq+1, e.Time, false
+	p.lost, p.orphans = 0, 0
+}
+
+// endBoot sees whether a boot declared what it lost.
+func (b *books) endBoot(p *pen, by string) {
+	if p.orphans > p.lost {
+		b.wrong.add(LossesDeclared, "boot "+p.boot.String(), "%s has %d entries that refer to none, and declared %d lost", by, p.orphans, p.lost)
+	}
+}
+
+func (b *books) request(p *pen, st *statement) {
+	e := &st.record
+	if s := b.open[e.Session]; s != nil {
+		b.wrong.add(SessionChain, subjectEntry(st.index), "a second request of the session %s, which %s began", e.Session, subjectEntry(s.index))
+		return
+	}
+	b.sessions++
+	s := &session{id: e.Session, by: e.By, index: st.index, leaf: st.leaf}
+	b.open[s.id] = s
+	p.open++
+	p.order = append(p.order, s)
+}
+
+// follow sees to an approval or a response.
+func (b *books) follow(p *pen, st *statement) {
+	e, subject := &st.record, subjectEntry(st.index)
+	s := b.open[e.Session]
+	none := e.Prev == tlog.Hash{}
+	if none {
+		p.orphans++ // to be made good by a declared loss
+	}
+	switch {
+	case s == nil && none:
+		b.sessions++
+		return
+	case s == nil:
+		b.wrong.add(SessionChain, subject, "a %s in the session %s, which is not open: it has no request, or has ended", e.Kind, e.Session)
+		return
+	case s.by != e.By:
+		b.wrong.add(SessionChain, subject, "a %s by %s in the session %s of %s", e.Kind, e.By, e.Session, s.by)
+		return
+	case !none && e.Prev != s.leaf:
+		b.wrong.add(SessionChain, subject, "a %s that does not refer to the entry before it in the session %s, which %s began", e.Kind, e.Session, subjectEntry(s.index))
+	}
+	s.leaf = st.leaf
+	if e.Kind == record.Response {
+		b.close(p, s)
+	}
+}
+
+func (b *books) close(p *pen, s *session) {
+	s.ended = true
+	delete(b.open, s.id)
+	p.open--
+	if len(p.order) > 2*p.open+64 {
+		p.order = slices.DeleteFunc(p.order, func(s *session) bool { return s.ended })
+	}
+}
+
+// floor returns the smallest index of an open session's request, or 0 when none is open.
+func (p *pen) floor() uint64 {
+	for len(p.order) > 0 && p.order[0].ended {
+		p.order = p.order[1:]
+	}
+	if len(p.order) == 0 {
+		return 0
+	}
+	return p.order[0].index
+}
+
+// beat holds what a heartbeat or a stop states against the books. A session that the writer no longer counts and that
+// has no response was given up.
+func (b *books) beat(p *pen, st *statement) {
+	e, subject := &st.record, subjectEntry(st.index)
+	b.beats++
+	b.shed += e.Shed
+	open, floor := uint64(p.open), p.floor()
+	if e.Open == open && e.Floor == floor {
+		return
+	}
+	b.wrong.add(HeartbeatTrue, subject, "%s states %d open sessions from entry %d on, and there are %d from entry %d on", e.By, e.Open, e.Floor, open, floor)
+	for _, s := range slices.Clone(p.order) {
+		if !s.ended && (e.Open == 0 || s.index < e.Floor) {
+			b.wrong.add(SessionsFinished, "session "+s.id.String(), "its request is %s; it has no response, and %s of %s no longer counts it as open", subjectEntry(s.index), subject, e.By)
+			b.close(p, s)
+		}
+	}
+}
+
+// end is called when the log was read.
+func (b *books) end() {
+	for _, by := range slices.Sorted(maps.Keys(b.pens)) {
+		if p := b.pens[by]; p.stopped {
+			b.endBoot(p, by)
+		}
+	}
+}
+
+// notProven says what the books leave open.
+func (b *books) notProven(r *Report) {
+	open := slices.SortedFunc(maps.Values(b.open), func(a, b *session) int {
+		if a.index < b.index {
+			return -1
+		}
+		return 1
+	})
+	for i, s := range open {
+		if i == maxListed {
+			r.notProven("how %d further open sessions end", len(open)-i)
+			break
+		}
+		r.notProven("how the session %s ends: its request, %s by %s, has no response yet", s.id, subjectEntry(s.index), s.by)
+	}
+	listed := 0
+	for _, by := range slices.Sorted(maps.Keys(b.pens)) {
+		p := b.pens[by]
+		if p.stopped {
+			continue
+		}
+		if listed++; listed > maxListed {
+			r.notProven("whether further writers still live")
+			break
+		}
+		r.notProven("whether %s still lives: its last boot has no stop entry, and its last entry is of %s", by, stamp(p.last))
+		if p.orphans > p.lost {
+			r.notProven("what %d entries of %s refer to: it has not yet said that they were lost", p.orphans-p.lost, by)
+		}
+	}
+	if b.lost > 0 {
+		r.notProven("what the %d lost entries would have said", b.lost)
+	}
+	if b.shed > 0 {
+		r.notProven("what the %d calls were that were turned away before their caller was known, and left no entry", b.shed)
+	}
+}

@@ -33,7 +33,7 @@ func Copy(ctx context.Context, dst string, src tlog.Reader) (tlog.Checkpoint, er
 	if err != nil {
 		return tlog.Checkpoint{}, fmt.Errorf("the checkpoint to copy: %w", err)
 	}
-	c, err := tlog.ReadCheckpoint(signed)
+	c, err := tlog.UnverifiedCheckpoint(signed)
 	if err != nil {
 		return c, err
 	}
@@ -188,7 +188,7 @@ func (w *copier) continues(ctx context.Context, dst string, c tlog.Checkpoint, s
 	if err != nil {
 		return err
 	}
-	was, err := tlog.ReadCheckpoint(old)
+	was, err := tlog.UnverifiedCheckpoint(old)
 	if err != nil {
 		return fmt.Errorf("the checkpoint in %s: %w; copy into another directory", dst, err)
 	}

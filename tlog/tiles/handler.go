@@ -46,8 +46,8 @@ type Options struct {
 	Log    *slog.Logger // told what a client is not: why something could not be read
 }
 
-// Handler serves what r publishes. Where r is a tlog.History too, it also serves earlier checkpoints, and a partial
-// tile only if one of the kept checkpoints, or the newest, implies it.
+// Handler serves what r publishes. Where r is a tlog.History too, it also serves earlier checkpoints. A tile beyond the
+// newest checkpoint does not exist, whatever r has; which partial tiles there are within it, r says.
 //
 // It answers GET and HEAD. A path that is not spelled as its writer would spell it does not exist: another escape,
 // a slash or a zero more, a query where none belongs are 404, so that a cache has one name for one thing. Tiles and
@@ -239,32 +239,18 @@ func (h *handler) tile(ctx context.Context, t tlog.Tile) (answer, error) {
 	return a, nil
 }
 
-// published returns nil if a published checkpoint implies the tile, and ErrNotFound if none does.
+// published returns ErrNotFound for a tile that lies beyond the published checkpoint. Which of the partial tiles within it
+// there are is for the log to say: its history may have forgotten a checkpoint that a client still holds.
 func (h *handler) published(ctx context.Context, t tlog.Tile) error {
-	first, last, ok := implying(t)
+	first, ok := firstWith(t)
 	if !ok {
 		return tlog.ErrNotFound
 	}
 	size, err := h.reach(ctx, first)
-	if err != nil {
-		return err
+	if err == nil && size < first {
+		err = tlog.ErrNotFound
 	}
-	switch {
-	case size < first:
-		return tlog.ErrNotFound
-	case t.Width == tlog.TileWidth || size <= last || h.history == nil:
-		return nil
-	}
-	sizes, err := h.history.Sizes(ctx, first-1, 1)
-	switch {
-	case errors.Is(err, tlog.ErrNotFound): // a log elsewhere that keeps no history; it knows which tiles it has
-		return nil
-	case err != nil:
-		return err
-	case len(sizes) == 0 || sizes[0] > last:
-		return tlog.ErrNotFound
-	}
-	return nil
+	return err
 }
 
 // reach returns the size of a published checkpoint: the newest one, if an older one of at least want is not known.
@@ -285,19 +271,16 @@ func (h *handler) reach(ctx context.Context, want uint64) (uint64, error) {
 	return c.Size, nil
 }
 
-// implying returns the first and the last tree size that has exactly this tile at its edge; trees larger than that
-// have a wider one. ok is false where no tree of fewer than 2^63 entries has it.
-func implying(t tlog.Tile) (first, last uint64, ok bool) {
+// firstWith returns the smallest tree size that has the tile. ok is false where no tree of fewer than 2^63 entries
+// has it.
+func firstWith(t tlog.Tile) (size uint64, ok bool) {
 	shift := tlog.TileHeight * max(t.Level, 0)
 	if shift > 56 || t.Index >= 1<<63>>tlog.TileHeight {
-		return 0, 0, false
+		return 0, false
 	}
 	nodes := t.Index*tlog.TileWidth + uint64(t.Width)
-	first = nodes << shift
-	if first>>shift != nodes || first > 1<<63-1 {
-		return 0, 0, false
-	}
-	return first, first + 1<<shift - 1, true
+	size = nodes << shift
+	return size, size>>shift == nodes && size < 1<<63
 }
 
 // claimed reads the checkpoint out of a signed note whose signatures nobody looked at.

@@ -235,9 +235,17 @@ func TestPaths(t *testing.T) {
 	sizes := []uint64{3, 5, 300, 512, 700}
 	strict := grown(t, sizes...)
 	all := grown(t, append(sizes, 701, 1024)...)
-	t.Run("strict", func(t *testing.T) { testPaths(t, Handler(strict, Options{}), sizes) })
+	implied := existing(sizes...)
+	t.Run("strict", func(t *testing.T) {
+		testPaths(t, Handler(strict, Options{}), 14, func(tile tlog.Tile) bool { return implied["/"+tile.Path()] })
+	})
 	h := Handler(generous{strict, all}, Options{})
-	t.Run("generous", func(t *testing.T) { testPaths(t, h, sizes) })
+	t.Run("generous", func(t *testing.T) {
+		testPaths(t, h, 2*700+2, func(tile tlog.Tile) bool {
+			nodes := uint64(700) >> (8 * max(tile.Level, 0))
+			return tile.Index < 1000 && tile.Index*256+uint64(tile.Width) <= nodes
+		})
+	})
 	if resp := ask(h, "GET", "/checkpoints/701", nil); resp.StatusCode != 404 {
 		t.Errorf("a checkpoint that is kept and not published: %d", resp.StatusCode)
 	}
@@ -246,16 +254,16 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-func testPaths(t *testing.T, h http.Handler, sizes []uint64) {
-	want := existing(sizes...)
+func testPaths(t *testing.T, h http.Handler, n int, exists func(tlog.Tile) bool) {
 	found := 0
 	for _, level := range []int{tlog.EntriesLevel, 0, 1, 2, 7, 8, 63} {
 		for _, n := range []uint64{0, 1, 2, 3, 4, 1000, 1 << 40, 1<<55 - 1, 1 << 55, 1 << 56, 1<<64 - 1} {
 			for width := 1; width <= 256; width++ {
-				path := "/" + tlog.Tile{Level: level, Index: n, Width: width}.Path()
+				tile := tlog.Tile{Level: level, Index: n, Width: width}
+				path := "/" + tile.Path()
 				resp := ask(h, "GET", path, nil)
 				status, cache := 404, cacheNever
-				if want[path] {
+				if exists(tile) {
 					status, cache = 200, cacheForever
 					found++
 				}
@@ -265,8 +273,8 @@ func testPaths(t *testing.T, h http.Handler, sizes []uint64) {
 			}
 		}
 	}
-	if found != 14 {
-		t.Errorf("%d tiles exist, of %d paths", found, len(want))
+	if found != n {
+		t.Errorf("%d tiles exist, not %d", found, n)
 	}
 }
 
@@ -441,7 +449,7 @@ func TestNothingUnpublished(t *testing.T) {
 				if err != nil {
 					return
 				}
-				c, err := tlog.ReadCheckpoint(after)
+				c, err := tlog.UnverifiedCheckpoint(after)
 				if err != nil || resp.StatusCode == 200 && c.Size < size {
 					t.Errorf("%s is served and size %d published, %v", path, c.Size, err)
 					return
@@ -457,4 +465,24 @@ func TestNothingUnpublished(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
+}
+
+func TestFirstWith(t *testing.T) {
+	for _, c := range []struct {
+		tile tlog.Tile
+		size uint64
+		ok   bool
+	}{
+		{tlog.Tile{Width: 1}, 1, true}, {tlog.Tile{Width: 256}, 256, true}, {tlog.Tile{Index: 3, Width: 7}, 775, true},
+		{tlog.Tile{Level: tlog.EntriesLevel, Index: 3, Width: 7}, 775, true}, {tlog.Tile{Level: 1, Index: 3, Width: 7}, 775 << 8, true},
+		{tlog.Tile{Level: 7, Width: 127}, 127 << 56, true}, {tlog.Tile{Level: 7, Width: 128}, 0, false}, {tlog.Tile{Level: 7, Index: 1, Width: 1}, 0, false},
+		{tlog.Tile{Level: 8, Width: 1}, 0, false}, {tlog.Tile{Level: 63, Width: 1}, 0, false},
+		{tlog.Tile{Index: 1<<55 - 1, Width: 255}, 1<<63 - 1, true}, {tlog.Tile{Index: 1<<55 - 1, Width: 256}, 0, false},
+		{tlog.Tile{Index: 1 << 55, Width: 1}, 0, false}, {tlog.Tile{Index: 1 << 56, Width: 1}, 0, false}, {tlog.Tile{Index: 1<<64 - 1, Width: 1}, 0, false},
+		{tlog.Tile{Level: 1, Index: 1 << 48, Width: 1}, 0, false}, {tlog.Tile{Level: 6, Index: 1 << 16, Width: 1}, 0, false},
+	} {
+		if size, ok := firstWith(c.tile); ok != c.ok || ok && size != c.size {
+			t.Errorf("%+v: %d, %v", c.tile, size, ok)
+		}
+	}
 }

@@ -269,7 +269,7 @@ func (g *Gateway) Run(ctx context.Context, ln net.Listener) error {
 				fault = errors.Join(fault, <-written)
 			}
 			<-synced
-			if err := <-closed; err != nil && !errors.Is(err, context.Canceled) {
+			if err := <-closed; err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, tlog.ErrQuarantine) {
 				fault = errors.Join(fault, err)
 			}
 			return errors.Join(fault, g.journal.close())
@@ -277,8 +277,9 @@ func (g *Gateway) Run(ctx context.Context, ln net.Listener) error {
 			fault = fmt.Errorf("gateway: the listener failed: %w", err)
 		case err := <-writing:
 			g.log.Error("the writer has stopped", "err", err)
+			// In quarantine the gateway lives on, so that callers are told; a restart would find the same.
 			writing = nil
-			if g.cfg.Mode != Open {
+			if g.cfg.Mode != Open && !errors.Is(err, tlog.ErrQuarantine) {
 				fault = err
 			}
 		}

@@ -141,13 +141,3 @@ func SignCheckpoint(c Checkpoint, s note.Signer) ([]byte, error) {
 	}
 	return signed, nil
 }
-
-// ReadCheckpoint reads a signed checkpoint whose signatures are not looked at: what a log claims, for one that runs the
-// log itself or will check what it reads in another way.
-func ReadCheckpoint(signed []byte) (Checkpoint, error) {
-	n, err := parseNote(signed)
-	if err != nil {
-		return Checkpoint{}, err
-	}
-	return ParseCheckpoint([]byte(n.text))
-}

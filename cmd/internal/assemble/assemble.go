@@ -25,6 +25,7 @@ import (
 	"github.com/tallystick/tallystick/gateway"
 	"github.com/tallystick/tallystick/keys/file"
 	"github.com/tallystick/tallystick/keys/ring"
+	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/latest"
 	"github.com/tallystick/tallystick/tlog/local"
 	"github.com/tallystick/tallystick/tlog/record"
@@ -174,7 +175,14 @@ func (h *House) Run(ctx context.Context, calls, reads net.Listener) error {
 	}
 	err := together(ctx,
 		func(ctx context.Context) error { return h.Gateway.Run(ctx, calls) },
-		h.pen.Run,
+		func(ctx context.Context) error {
+			err := h.pen.Run(ctx)
+			if errors.Is(err, tlog.ErrQuarantine) {
+				<-ctx.Done() // reads are served on; the log itself says at the end why
+				err = nil
+			}
+			return err
+		},
 		func(ctx context.Context) error {
 			stop := context.AfterFunc(ctx, func() {
 				late, cancel := context.WithTimeout(below, 5*time.Second)
@@ -188,7 +196,11 @@ func (h *House) Run(ctx context.Context, calls, reads net.Listener) error {
 			return nil
 		})
 	stopVault()
-	return errors.Join(err, <-vault, h.Vault.Close())
+	verr := <-vault
+	if errors.Is(err, tlog.ErrQuarantine) && errors.Is(verr, tlog.ErrQuarantine) {
+		err = nil // said once is enough
+	}
+	return errors.Join(err, verr, h.Vault.Close())
 }
 
 // together runs all until ctx ends or one fails, ends the others then, and returns when all have.

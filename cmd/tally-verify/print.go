@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+
+	"github.com/tallystick/tallystick/cmd/internal/cli"
+	"github.com/tallystick/tallystick/verify"
+)
+
+// The verdicts. They and the names of the JSON fields are part of what the command promises.
+const (
+	verdictOK         = "ok"
+	verdictFalse      = "false"
+	verdictUnreadable = "unreadable"
+)
+
+// An answer is what --json prints.
+type answer struct {
+	Verdict   string           `json:"verdict"`
+	Findings  []verify.Finding `json:"findings"`
+	NotProven []string         `json:"not_proven"`
+	Error     string           `json:"error"` // "" unless something could not be read
+}
+
+// unread reports that a file could not be read, under the claim that it can.
+func (v *invocation) unread(c verify.Claim, what string, err error) (int, error) {
+	r := verify.Report{Findings: []verify.Finding{{Claim: c, Subject: what, Detail: err.Error()}}}
+	return v.report(r, &verify.Unreadable{What: what, Err: err})
+}
+
+// report prints a report and what kept it from being whole, and returns the exit code.
+func (v *invocation) report(r verify.Report, err error) (int, error) {
+	var usage *cli.UsageError
+	if errors.As(err, &usage) {
+		return 0, err
+	}
+	a := answer{Verdict: verdictOK, Findings: r.Findings, NotProven: r.NotProven}
+	code := 0
+	switch {
+	case err != nil:
+		a.Verdict, a.Error, code = verdictUnreadable, err.Error(), 2
+	case !r.OK():
+		a.Verdict, code = verdictFalse, 1
+	}
+	if v.json {
+		if a.Findings == nil {
+			a.Findings = []verify.Finding{}
+		}
+		if a.NotProven == nil {
+			a.NotProven = []string{}
+		}
+		return code, cli.WriteJSON(v.stdout, a)
+	}
+	return code, v.print(a)
+}
+
+// print writes one line for each finding, what is not proven, and the verdict last.
+func (v *invocation) print(a answer) error {
+	w := bufio.NewWriter(v.stdout)
+	wrong, wide := 0, 0
+	for _, f := range a.Findings {
+		wide = max(wide, len(f.Claim))
+	}
+	for _, f := range a.Findings {
+		word := "ok"
+		if !f.OK {
+			word = "FALSE"
+			wrong++
+		}
+		fmt.Fprintf(w, "%-5s  %-*s  %s", word, wide, f.Claim, cli.Escape(f.Subject))
+		if f.Detail != "" {
+			fmt.Fprintf(w, ": %s", cli.Escape(f.Detail))
+		}
+		fmt.Fprintln(w)
+	}
+	if len(a.NotProven) > 0 {
+		fmt.Fprintln(w, "\nnot proven:")
+		for _, s := range a.NotProven {
+			fmt.Fprintf(w, "  - %s\n", cli.Escape(s))
+		}
+	}
+	if len(a.Findings) > 0 {
+		fmt.Fprintln(w)
+	}
+	switch a.Verdict {
+	case verdictOK:
+		fmt.Fprintf(w, "verdict: ok, all %d claims hold\n", len(a.Findings))
+	case verdictFalse:
+		fmt.Fprintf(w, "verdict: FALSE, %d of %d claims do not hold\n", wrong, len(a.Findings))
+	default:
+		fmt.Fprintf(w, "verdict: unreadable, %s\n", cli.Escape(a.Error))
+	}
+	return w.Flush()
+}

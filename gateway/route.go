@@ -52,6 +52,15 @@ func (a API) endpoints() []string {
 	return nil
 }
 
+// shared lists what an API has too, where no other API on the same prefix has it: both families list their models at
+// the same path, and there the path alone cannot tell whom a caller means.
+func (a API) shared() []string {
+	if a == Anthropic {
+		return []string{"/v1/models", "/v1/models/"}
+	}
+	return nil
+}
+
 // A Secret is a value that is shown only where it is used.
 type Secret interface{ Reveal() []byte }
 
@@ -140,6 +149,15 @@ func newRoutes(list []Route) (routes, error) {
 				}
 			}
 			rs = append(rs, matcher{p, r})
+		}
+	}
+	for i := range list {
+		r := &list[i]
+		for _, p := range r.API.shared() {
+			p = strings.TrimSuffix(r.Prefix, "/") + p
+			if !slices.ContainsFunc(rs, func(m matcher) bool { return m.path == p }) {
+				rs = append(rs, matcher{p, r})
+			}
 		}
 	}
 	slices.SortStableFunc(rs, func(a, b matcher) int { return len(b.path) - len(a.path) })

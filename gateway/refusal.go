@@ -84,6 +84,9 @@ func (g *Gateway) answer(ctx *fasthttp.RequestCtx, session record.ID, no *refusa
 // unreadable answers what fasthttp could not read. The strict reading let it through, so this is a fault between the
 // two, or a caller that stopped in the middle.
 func (g *Gateway) unreadable(ctx *fasthttp.RequestCtx, err error) {
+	if c, ok := strictOf(ctx.Conn()); ok && c.refused.Load() {
+		return // answered and counted by the connection
+	}
 	no := refuse400("bad_request", "the request could not be read; check it against HTTP/1.1 (RFC 9112)")
 	if errors.Is(err, fasthttp.ErrBodyTooLarge) {
 		no = refusalBodyTooLarge(g.limits.Body)

@@ -148,7 +148,7 @@ func (e *Entry) append(dst []byte) ([]byte, error) {
 		return nil, fmt.Errorf("verify: %d fields; a record has at most %d", len(e.Fields), record.MaxFields)
 	}
 	if err := checkRaw(e.Bytes); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("verify: %w", err)
 	}
 	dst = strconv.AppendUint(append(dst, `{"index":`...), e.Index, 10)
 	dst = append(append(dst, `,"entry":`...), e.Bytes...)
@@ -207,9 +207,9 @@ func appendHash(dst []byte, h tlog.Hash) []byte {
 func checkRaw(b []byte) error {
 	switch {
 	case len(b) > tlog.MaxEntry:
-		return fmt.Errorf("verify: an entry of %d bytes is over the limit of %d", len(b), tlog.MaxEntry)
+		return fmt.Errorf("an entry of %d bytes is over the limit of %d", len(b), tlog.MaxEntry)
 	case len(b) < 2 || b[0] != '{' || b[len(b)-1] != '}' || !json.Valid(b) || !utf8.Valid(b):
-		return errors.New("verify: an entry in a bundle is a JSON object")
+		return errors.New("an entry in a bundle is a JSON object")
 	}
 	return nil
 }
@@ -257,28 +257,32 @@ func appendString(dst, text []byte) []byte {
 // Parse is the exact inverse of Append: it accepts the bytes that Append writes and no others. The bundle may alias raw.
 func Parse(raw []byte) (*Bundle, error) {
 	if err := checkHead(raw); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("verify: %w", err)
 	}
 	if !intact(raw) {
 		return nil, errors.New("verify: the bundle has another digest than its first line says")
 	}
-	return parseBody(raw[bundleHead:])
+	b, err := parseBody(raw[bundleHead:])
+	if err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
+	return b, nil
 }
 
 // checkHead says whether raw begins as a bundle and is not over the limit.
 func checkHead(raw []byte) error {
 	switch {
 	case len(raw) > MaxBundle:
-		return fmt.Errorf("verify: %d bytes are over the limit of %d for a bundle", len(raw), MaxBundle)
+		return fmt.Errorf("%d bytes are over the limit of %d for a bundle", len(raw), MaxBundle)
 	case bytes.HasPrefix(raw, []byte("\xef\xbb\xbf")):
-		return errors.New("verify: the file begins with a byte order mark: an editor has rewritten it; ask for the original")
+		return errors.New("the file begins with a byte order mark: an editor has rewritten it; ask for the original")
 	case !bytes.HasPrefix(raw, []byte(bundleMagic)):
 		if bytes.HasPrefix(raw, []byte("tallystick-bundle/v")) {
-			return fmt.Errorf("verify: the file is not a bundle of the version %s, which is what this program reads", Format)
+			return fmt.Errorf("the file is not a bundle of the version %s, which is what this program reads", Format)
 		}
-		return fmt.Errorf("verify: the file does not begin with %q: it is not a bundle, or damaged", bundleMagic)
+		return fmt.Errorf("the file does not begin with %q: it is not a bundle, or damaged", bundleMagic)
 	case len(raw) < bundleHead || raw[bundleHead-1] != '\n':
-		return fmt.Errorf("verify: the first line is not %q, 64 hex digits and \\n: the file is cut off, or an editor has rewritten it; ask for the original", bundleMagic)
+		return fmt.Errorf("the first line is not %q, 64 hex digits and \\n: the file is cut off, or an editor has rewritten it; ask for the original", bundleMagic)
 	}
 	return nil
 }

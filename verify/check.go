@@ -20,10 +20,7 @@ func Check(raw []byte, trust Trust) (Report, error) {
 	if b == nil {
 		return r, err
 	}
-	tree := r.checkpoint(j, b.Checkpoint)
-	if tree.read && tree.Origin != b.Origin {
-		r.isFalse(CheckpointSigned, "bundle", "it says that it is of the log %q and its checkpoint is of %q", b.Origin, tree.Origin)
-	}
+	tree := r.checkpoint(j, b.Checkpoint, b.Origin)
 	seen := make(map[record.ID]bool, len(b.Sessions))
 	for i := range b.Sessions {
 		s := &b.Sessions[i]
@@ -150,7 +147,7 @@ func (r *Report) session(s *Session, entries []statement, tree witnessed, again 
 	if err == nil && again {
 		err = errors.New("the bundle has this session twice")
 	}
-	r.is(SessionChain, subject, err, "%d entries", len(entries))
+	r.is(SessionChain, subject, err, "%s", count(len(entries), "entry", "entries"))
 	end := entries[0]
 	for _, st := range entries {
 		switch st.record.Kind {

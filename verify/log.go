@@ -36,7 +36,7 @@ func CheckLog(ctx context.Context, r tlog.Reader, trust Trust, progress func(don
 		}
 		return rep, rep.unreadable(LogReadable, "log", err)
 	}
-	head := rep.checkpoint(j, signed)
+	head := rep.checkpoint(j, signed, "")
 	if !head.signed {
 		rep.notProven("anything else: the checkpoint is nobody's word, so nothing below it was read")
 		return rep, nil
@@ -237,27 +237,27 @@ func (a *audit) report(r *Report, err error) {
 	}
 	b := &a.books
 	b.end()
-	r.holds(LogReadable, "log", "%d entries", a.head.Size)
-	a.wrong.report(r, EntryCanonical, "%d entries", a.head.Size)
-	a.wrong.report(r, TilesMatch, "%d tiles", a.tree.compared)
+	r.holds(LogReadable, "log", "%s", count(a.head.Size, "entry", "entries"))
+	a.wrong.report(r, EntryCanonical, "%s", count(a.head.Size, "entry", "entries"))
+	a.wrong.report(r, TilesMatch, "%s", count(a.tree.compared, "tile", "tiles"))
 	a.wrong.report(r, RootMatches, "%s", a.head.Root)
 	switch {
 	case a.past.history == nil:
 		r.notProven("that earlier checkpoints agree with this one: the log shows none")
 	default:
-		a.wrong.report(r, HistoryConsistent, "%d kept checkpoints", a.past.count)
+		a.wrong.report(r, HistoryConsistent, "%s", count(a.past.count, "kept checkpoint", "kept checkpoints"))
 		r.notProven("that no other checkpoint was ever signed: these are the ones that were kept")
 	}
-	a.wrong.report(r, BootsOrdered, "%d boots of %d writers", b.boots, len(b.pens))
+	a.wrong.report(r, BootsOrdered, "%s of %s", count(b.boots, "boot", "boots"), count(len(b.pens), "writer", "writers"))
 	a.wrong.report(r, NumbersWhole, "of every boot")
 	r.Findings = append(r.Findings, b.gaps...)
-	a.wrong.report(r, LossesDeclared, "%d entries were lost, in %d gaps", b.lost, b.gapCount)
-	a.wrong.report(r, SessionChain, "%d sessions, %d refused", b.sessions, b.refused)
+	a.wrong.report(r, LossesDeclared, "%s lost, in %s", count(b.lost, "entry", "entries"), count(b.gapCount, "gap", "gaps"))
+	a.wrong.report(r, SessionChain, "%s, and %d refused", count(b.sessions, "session", "sessions"), b.refused)
 	a.wrong.report(r, SessionsFinished, "but for %d that are still open", len(b.open))
-	a.wrong.report(r, HeartbeatTrue, "%d heartbeats", b.beats)
+	a.wrong.report(r, HeartbeatTrue, "%s", count(b.beats, "heartbeat or stop", "heartbeats and stops"))
 	a.wrong.report(r, TimesOrdered, "within every boot")
 	if a.clock.witnessed {
-		a.wrong.report(r, TimesBracketed, "by %d cosigned checkpoints; clocks may be %s apart", a.clock.checkpoints, ClockSkew)
+		a.wrong.report(r, TimesBracketed, "by %s; clocks may be %s apart", count(a.clock.checkpoints, "cosigned checkpoint", "cosigned checkpoints"), ClockSkew)
 	}
 	b.notProven(r)
 	r.notProvenOf(a.past.judge, a.head)

@@ -123,7 +123,7 @@ func TestLogHolds(t *testing.T) {
 		}
 	}
 	wantDetail(t, r, LossesDeclared, "gw-2 lost its numbers")
-	wantDetail(t, r, LossesDeclared, "7 entries were lost, in 1 gaps")
+	wantDetail(t, r, LossesDeclared, "7 entries lost, in 1 gap")
 	wantDetail(t, r, HistoryConsistent, "152 kept checkpoints")
 	wantDetail(t, r, BootsOrdered, "5 boots of 2 writers")
 	wantDetail(t, r, SessionsFinished, "but for 1")
@@ -719,7 +719,7 @@ func TestLogOfRealWriters(t *testing.T) {
 			t.Fatalf("after boot %d: false: %v", boot, falseClaims(r))
 		}
 		wantDetail(t, r, SessionsFinished, "but for 20 that are still open")
-		wantDetail(t, r, LossesDeclared, fmt.Sprintf("%d entries were lost", 12*(boot+1)))
+		wantDetail(t, r, LossesDeclared, fmt.Sprintf("%d entries lost", 12*(boot+1)))
 	}
 }
 

@@ -27,7 +27,7 @@ func CheckProof(raw, entry []byte, trust Trust) (Report, error) {
 		}
 	}
 	r.holds(ProofReadable, "proof", "of %s", subjectEntry(f.Index))
-	tree := r.checkpoint(j, f.Checkpoint)
+	tree := r.checkpoint(j, f.Checkpoint, "")
 	subject := subjectEntry(f.Index)
 	e, err := record.ParseEntry(entry)
 	r.is(EntryCanonical, subject, err, "%s by %s at %s", e.Kind, e.By, stamp(e.Time))

@@ -48,7 +48,7 @@ type scanner struct {
 
 func (s *scanner) fail(format string, a ...any) {
 	if s.err == nil {
-		s.err = fmt.Errorf("verify: byte %d after the first line: %w", s.at, fmt.Errorf(format, a...))
+		s.err = fmt.Errorf("byte %d after the first line: %w", s.at, fmt.Errorf(format, a...))
 	}
 }
 

@@ -234,11 +234,15 @@ func (j judge) unknown(signed []byte) []string {
 	return names
 }
 
-// checkpoint judges a signed checkpoint and reports the two claims about it.
-func (r *Report) checkpoint(j judge, signed []byte) witnessed {
+// checkpoint judges a signed checkpoint and reports the two claims about it. If whoever handed it over said what log
+// it is of, that is origin.
+func (r *Report) checkpoint(j judge, signed []byte, origin string) witnessed {
 	w, signedErr, cosignedErr := j.judge(signed)
 	if w.read {
 		w.unknownSigners = j.unknown(signed)
+	}
+	if w.signed && origin != "" && origin != w.Origin {
+		signedErr = fmt.Errorf("it is of the log %q, and was handed over as one of %q", w.Origin, origin)
 	}
 	r.is(CheckpointSigned, "checkpoint", signedErr, "of %s, size %d", w.Origin, w.Size)
 	var invalid *note.InvalidSignatureError
@@ -281,5 +285,13 @@ func (r *Report) notProvenOf(j judge, w witnessed) {
 
 // maxListed is how many findings of one kind are listed one by one.
 const maxListed = 20
+
+// count returns a number of things by their name.
+func count[N int | uint64](n N, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
+}
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }

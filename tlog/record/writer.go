@@ -18,6 +18,9 @@ type Draft struct {
 	Entry   Entry
 	Payload []byte  // sealed; its digest and size must stand in Entry already; must not change until the ticket is done
 	After   *Ticket // the session's entry before this one, submitted earlier to the same writer; nil for none
+	// Together says that this entry means nothing without After: where After was lost, it is not written either, and
+	// its ticket says why After was not.
+	Together bool
 }
 
 // A Ticket is a submitted draft on its way into the log.
@@ -54,6 +57,22 @@ func (t *Ticket) prev() tlog.Hash {
 		t = a
 	}
 	return t.draft.Entry.Prev
+}
+
+// lostWith returns why t cannot be written because the entry before it was not; nil where it can be.
+func (t *Ticket) lostWith() error {
+	a := t.draft.After
+	if a == nil || !t.draft.Together {
+		return nil
+	}
+	select {
+	case <-a.done:
+		if a.err != nil {
+			return fmt.Errorf("record: the entry before it was lost: %w", a.err)
+		}
+	default: // in the same batch: both or neither
+	}
+	return nil
 }
 
 // Done is closed when the outcome is known.
@@ -489,6 +508,10 @@ func (w *Writer) append(ctx context.Context, batch []*Ticket) (refused, err erro
 	taken := make([]*Ticket, 0, len(batch))
 	next, last := w.next, w.last
 	for _, t := range batch {
+		if err := t.lostWith(); err != nil {
+			t.settle(err)
+			continue
+		}
 		e := &t.draft.Entry
 		e.By, e.Boot, e.Seq, e.Prev = w.cfg.ID, w.boot, next, t.prev()
 		if e.Time = stampOf(time.Now()); e.Time.Before(last) {

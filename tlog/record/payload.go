@@ -133,8 +133,8 @@ func (c *Coder) keep(s *scratch) {
 	}
 }
 
-// NewCoder returns a coder that uses at most workers encoders, and as many decoders, at a time; as many as there are
-// cores is best.
+// NewCoder returns a coder that uses at most workers encoders, and as many decoders, at a time. As many as there are
+// cores is best, and what zero means.
 func NewCoder(workers int) (*Coder, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(workers),
 		zstd.WithWindowSize(window), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false))

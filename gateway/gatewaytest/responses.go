@@ -25,7 +25,6 @@ type responseEcho struct {
 	Metadata     map[string]string `json:"metadata"`
 	Parallel     *bool             `json:"parallel_tool_calls"`
 	Previous     *string           `json:"previous_response_id"`
-	Store        *bool             `json:"store"`
 	Temperature  *float64          `json:"temperature"`
 	ToolChoice   json.RawMessage   `json:"tool_choice"`
 	Tools        []json.RawMessage `json:"tools"`
@@ -67,7 +66,7 @@ func readResponse(c *call, r *http.Request, body []byte) (reply, error) {
 	one, yes := 1.0, true
 	e := req.responseEcho
 	e.Temperature, e.TopP = or(e.Temperature, &one), or(e.TopP, &one)
-	e.Parallel, e.Store = or(e.Parallel, &yes), or(e.Store, &yes)
+	e.Parallel = or(e.Parallel, &yes)
 	if e.Metadata == nil {
 		e.Metadata = map[string]string{}
 	}
@@ -270,7 +269,6 @@ type inPart struct {
 	Part         *outputText `json:"part,omitempty"`
 	Delta        *string     `json:"delta,omitempty"`
 	Text         *string     `json:"text,omitempty"`
-	Name         string      `json:"name,omitempty"`
 	Arguments    *string     `json:"arguments,omitempty"`
 	Logprobs     *[]struct{} `json:"logprobs,omitempty"`
 }
@@ -318,7 +316,7 @@ func (p *response) callEvents(send func(string, any) bool) bool {
 			return false
 		}
 	}
-	return send("response.function_call_arguments.done", inPart{ItemID: p.item, Name: p.a.call.name, Arguments: &p.a.call.args})
+	return send("response.function_call_arguments.done", inPart{ItemID: p.item, Arguments: &p.a.call.args})
 }
 
 func (p *response) broken() []byte {

@@ -19,6 +19,10 @@ type ledger struct {
 	mu    sync.Mutex
 	whole map[string]bool // sessions whose answer came to its end
 	begun map[string]bool // sessions whose answer began
+	// At the answer that brings fuse to zero the process is killed, before anything else happens: what is answered
+	// before it is recorded is lost then.
+	fuse int
+	kill func()
 }
 
 // The process is killed at random under load, again and again, on one data directory. No session that was answered whole
@@ -50,7 +54,12 @@ func TestKilled(t *testing.T) {
 		if err := p.ready(30 * time.Second); err != nil {
 			t.Fatalf("after %d kills: %v\n%s", i, err, p.out)
 		}
-		stop := make(chan struct{})
+		stop, blown := make(chan struct{}), make(chan struct{})
+		l.fuse, l.kill = 0, sync.OnceFunc(func() { p.cmd.Process.Kill(); close(blown) })
+		if rnd.IntN(2) == 0 {
+			l.fuse = 1 + rnd.IntN(60)
+		}
+		fused := l.fuse > 0
 		var callers sync.WaitGroup
 		for n := range 12 {
 			callers.Add(1)
@@ -59,7 +68,14 @@ func TestKilled(t *testing.T) {
 				l.call(p, n, stop)
 			}()
 		}
-		time.Sleep(time.Duration(20+rnd.IntN(600)) * time.Millisecond)
+		if fused {
+			select {
+			case <-blown:
+			case <-time.After(3 * time.Second):
+			}
+		} else {
+			time.Sleep(time.Duration(20+rnd.IntN(600)) * time.Millisecond)
+		}
 		p.kill()
 		close(stop)
 		callers.Wait()
@@ -103,6 +119,9 @@ func (l *ledger) call(p *place, n int, stop chan struct{}) {
 		if session != "" {
 			l.begun[session] = true
 			if err == nil && (!stream || strings.Contains(answer, "data: [DONE]")) {
+				if l.fuse--; l.fuse == 0 {
+					l.kill()
+				}
 				l.whole[session] = true
 			}
 		}

@@ -167,7 +167,7 @@ func spread(size, n uint64) []uint64 {
 // verifyProofs has the log's tiles prove entries and earlier checkpoints.
 func (s *story) verifyProofs(ctx context.Context, t testing.TB, newest tlog.Checkpoint) {
 	tiles := tlog.Tiles{Reader: s.log, Size: newest.Size}
-	for _, i := range spread(newest.Size, 200) {
+	for _, i := range spread(newest.Size, 60) {
 		p, err := tiles.Inclusion(ctx, i)
 		if err != nil {
 			t.Fatal(err)
@@ -179,7 +179,7 @@ func (s *story) verifyProofs(ctx context.Context, t testing.TB, newest tlog.Chec
 	s.mu.Lock()
 	earlier := slices.SortedFunc(maps.Values(s.seen), func(a, b tlog.Checkpoint) int { return int(a.Size) - int(b.Size) })
 	s.mu.Unlock()
-	for _, i := range spread(uint64(len(earlier)), 100) {
+	for _, i := range spread(uint64(len(earlier)), 30) {
 		old := earlier[i]
 		if old.Size > newest.Size {
 			continue

@@ -65,7 +65,7 @@ func TestAnthropicMessages(t *testing.T) {
 	if got, err = c.Messages.New(t.Context(), message("/incomplete /say one")); err != nil || got.StopReason != "max_tokens" {
 		t.Errorf("%v %v", got, err)
 	}
-	token, _ := claude(t, option.WithHeaderDel("X-Api-Key"), option.WithHeader("Authorization", "Bearer sk-test-key"))
+	token, _ := claude(t, option.WithHeaderDel("X-Api-Key"), option.WithHeader("Authorization", "Bearer "+key()))
 	if _, err := token.Messages.New(t.Context(), message("hi")); err != nil {
 		t.Errorf("with the key as a bearer token: %v", err)
 	}

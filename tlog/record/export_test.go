@@ -14,3 +14,10 @@ func (w *Writer) Held() (count, bytes int) {
 	defer w.mu.Unlock()
 	return w.count, w.bytes
 }
+
+// SetLost makes the writer believe that n entries were lost at that time: a clock that has gone back since.
+func (w *Writer) SetLost(n uint64, since time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lost = lost{n, since, "clock"}
+}

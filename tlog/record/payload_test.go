@@ -301,6 +301,7 @@ func TestBombs(t *testing.T) {
 		"a small frame, then 1 GiB stated":             append(rawFrame([]byte("x")), bomb(gib, true)...),
 		"a skippable frame, then 1 GiB":                append([]byte("\x50\x2a\x4d\x18\x00\x00\x00\x00"), bomb(gib, true)...),
 		"a byte that claims 192 MiB":                   claim(MaxRecord),
+		"a byte that claims 192 MiB, with a window":    append(append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0xc0, 0x38}, claim(MaxRecord)[5:13]...), 9, 0, 0, 'x'),
 		"a byte that claims 2^64-1":                    claim(1<<64 - 1),
 		"a byte that claims 2^63":                      claim(1 << 63),
 		"192 MiB and a byte, stated":                   bomb(MaxRecord+1, true),

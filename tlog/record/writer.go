@@ -245,6 +245,13 @@ func (w *Writer) Lose(n uint64, reason string) {
 	w.poke()
 }
 
+// Untold returns how many entries were lost of which no gap entry tells yet.
+func (w *Writer) Untold() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lost.count
+}
+
 // add adds what was lost later; nothing to nothing is nothing.
 func (l *lost) add(more lost) {
 	if l.count == 0 {

@@ -275,12 +275,13 @@ func TestWriterTimeNeverGoesBack(t *testing.T) {
 			write(t, s.Writer, draft(Refused, NewID(time.Now()), nil))
 			time.Sleep(time.Minute)
 		}
-		s.Lose(1, "lost") // at a time after the log's
+		s.SetLost(1, ahead.Add(time.Minute))
+		write(t, s.Writer, draft(Refused, NewID(time.Now()), nil))
 		time.Sleep(2 * time.Hour)
 		late := write(t, s.Writer, draft(Refused, NewID(time.Now()), nil))
 		s.end(t)
 		es := entries(t, s.log)
-		for _, e := range es[:6] {
+		for _, e := range es[:8] {
 			if e.Time != ahead {
 				t.Errorf("%s %d at %v", e.Kind, e.Seq, e.Time)
 			}
@@ -288,8 +289,8 @@ func TestWriterTimeNeverGoesBack(t *testing.T) {
 		if e := es[late.Index()]; e.Time != time.Now().UTC().Truncate(time.Microsecond) {
 			t.Errorf("after the clock has caught up the time is %v", e.Time)
 		}
-		if es[6].Kind != Gap || es[6].Since.After(es[6].Time) {
-			t.Errorf("%+v", es[6])
+		if es[7].Kind != Gap || es[7].Time != ahead || es[7].Since != ahead {
+			t.Errorf("%+v", es[7])
 		}
 	})
 }
@@ -435,6 +436,29 @@ func TestWriterLose(t *testing.T) {
 			t.Errorf("%d numbers in gaps: %s", total, kindsOf(es))
 		}
 	})
+	t.Run("again, while the first is refused", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newStation(t, nil)
+			s.gate.before = func(n int) error {
+				if n == 1 {
+					time.Sleep(time.Minute)
+					s.Lose(2, "second")
+					return tlog.ErrBusy
+				}
+				return nil
+			}
+			s.run(t)
+			synctest.Wait()
+			s.Lose(1, "first")
+			first := time.Now().UTC()
+			time.Sleep(time.Hour)
+			s.end(t)
+			es := entries(t, s.log)
+			if kindsOf(es) != "start gap stop" || es[1].To-es[1].From != 2 || es[1].Reason != "first" || es[1].Since != first {
+				t.Errorf("%s %+v", kindsOf(es), es[1])
+			}
+		})
+	})
 	t.Run("for no reason that can be written", func(t *testing.T) {
 		for _, reason := range []string{"", "Disk full", strings.Repeat("x", 41), "naïve"} {
 			s := newStation(t, nil).run(t)
@@ -543,6 +567,45 @@ func TestWriterHeartbeat(t *testing.T) {
 			t.Errorf("%+v", last)
 		}
 	})
+}
+
+// What a heartbeat was to tell the next one tells, if the log would not take it.
+func TestWriterHeartbeatRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStation(t, func(c *WriterConfig) { c.Heartbeat = 0 }).run(t)
+		synctest.Wait()
+		s.Shed(3)
+		s.gate.set(func(int) error { return tlog.ErrFull })
+		time.Sleep(25 * time.Second)
+		s.gate.set(nil)
+		s.Shed(4)
+		time.Sleep(10 * time.Second)
+		s.end(t)
+		if es := entries(t, s.log); kindsOf(es) != "start heartbeat stop" || es[1].Shed != 7 || es[2].Shed != 0 {
+			t.Errorf("%s, %d and %d shed", kindsOf(es), es[1].Shed, es[2].Shed)
+		}
+	})
+}
+
+// What is too much for one batch goes in the next, though nothing new wakes the writer.
+func TestWriterLargeBatches(t *testing.T) {
+	s := newStation(t, nil)
+	big := withPayload(draft(Refused, idOf("a"), nil), make([]byte, 5<<20))
+	var tickets []*Ticket
+	for range 4 {
+		tickets = append(tickets, submit(t, s.Writer, big))
+	}
+	other := withPayload(draft(Refused, idOf("a"), nil), make([]byte, 9<<20))
+	tickets = append(tickets, submit(t, s.Writer, other), submit(t, s.Writer, draft(Refused, idOf("a"), nil)))
+	s.run(t)
+	for _, ticket := range tickets {
+		if err := ticket.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(s.gate.written()); n != 1+5+1 {
+		t.Errorf("%d batches", n)
+	}
 }
 
 // A draft at fault takes no number and holds nobody else up; nor does it make the writer tell anything twice.

@@ -168,14 +168,31 @@ func TestBundleHasOneForm(t *testing.T) {
 		"base64 unpadded": func(s string) string {
 			return swap(s, `"salt":"c3RhdHVzLi4uLi4uLi4uLg=="`, `"salt":"c3RhdHVzLi4uLi4uLi4uLg"`)
 		},
-		"a field with both":  func(s string) string { return swap(s, `"text":"200"}`, `"text":"200","withheld":""}`) },
-		"an upper-case id":   func(s string) string { return swap(s, `{"id":"019a`, `{"id":"019A`) },
-		"an upper-case name": func(s string) string { return swap(s, `"name":"caller"`, `"name":"Caller"`) },
-		"a line at the end":  func(s string) string { return s + "\n" },
-		"no line at the end": func(s string) string { return strings.TrimSuffix(s, "\n") },
-		"a second document":  func(s string) string { return s + "{}\n" },
-		"an array":           func(s string) string { return "[" + s + "]" },
-		"no sessions":        func(s string) string { return s[:strings.Index(s, "[\n")] + "[\n]}\n" },
+		"a field with both":     func(s string) string { return swap(s, `"text":"200"}`, `"text":"200","withheld":""}`) },
+		"an upper-case id":      func(s string) string { return swap(s, `{"id":"019a`, `{"id":"019A`) },
+		"an upper-case name":    func(s string) string { return swap(s, `"name":"caller"`, `"name":"Caller"`) },
+		"a raw tab":             func(s string) string { return swap(s, `"text":"200"`, "\"text\":\"2\t0\"") },
+		"a raw line break":      func(s string) string { return swap(s, `"text":"200"`, "\"text\":\"2\n0\"") },
+		"a control in text":     func(s string) string { return swap(s, `"text":"200"`, "\"text\":\"2\x7f0\"") },
+		"text that is no UTF-8": func(s string) string { return swap(s, `"text":"200"`, "\"text\":\"2\xff0\"") },
+		"base64 on two lines":   func(s string) string { return swap(s, `"salt":"c3Rhd`, "\"salt\":\"c3\nRhd") },
+		"a value on two lines":  func(s string) string { return swap(s, `"base64":"H4sI`, "\"base64\":\"H4sI\n") },
+		"a hash on two lines":   func(s string) string { return swap(s, `"proof":["`, "\"proof\":[\"\n") },
+		"a proof of 64 hashes": func(s string) string {
+			h := `"` + tlog.Hash{}.String() + `"`
+			return swap(s, `"proof":[`, `"proof":[`+strings.Repeat(h+",", 60))
+		},
+		"65 fields": func(s string) string {
+			return swap(s, `"fields":[`, `"fields":[`+strings.Repeat("\n"+`{"withheld":"`+tlog.Hash{}.String()+`"},`, 62))
+		},
+		"an entry with a comma":   func(s string) string { return swap(s, `"entry":{`, `"entry":{,`) },
+		"an entry of 5,000 bytes": func(s string) string { return swap(s, `"entry":{`, `"entry":{"a":"`+strings.Repeat("a", 5000)+`",`) },
+		"an entry that is a list": func(s string) string { return swap(s, `"entry":{`, `"entry":[],"was":{`) },
+		"a line at the end":       func(s string) string { return s + "\n" },
+		"no line at the end":      func(s string) string { return strings.TrimSuffix(s, "\n") },
+		"a second document":       func(s string) string { return s + "{}\n" },
+		"an array":                func(s string) string { return "[" + s + "]" },
+		"no sessions":             func(s string) string { return s[:strings.Index(s, "[\n")] + "[\n]}\n" },
 		"another format": func(s string) string {
 			return swap(s, `"format":"tallystick-bundle/v1"`, `"format":"tallystick-bundle/v2"`)
 		},

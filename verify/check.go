@@ -24,9 +24,13 @@ func Check(raw []byte, trust Trust) (Report, error) {
 	seen := make(map[record.ID]bool, len(b.Sessions))
 	for i := range b.Sessions {
 		s := &b.Sessions[i]
-		entries := make([]statement, len(s.Entries))
+		entries := make([]statement, 0, min(len(s.Entries), maxWrong))
 		for k := range s.Entries {
-			entries[k] = r.entry(&s.Entries[k], tree)
+			if r.wrong > maxWrong {
+				r.notProven("anything about what follows entry %d of the bundle's session %d: more than %d claims are false, and the rest was not judged", k, i+1, maxWrong)
+				return r, nil
+			}
+			entries = append(entries, r.entry(&s.Entries[k], tree))
 		}
 		r.session(s, entries, tree, seen[s.ID])
 		seen[s.ID] = true

@@ -164,6 +164,11 @@ func TestCheckFalse(t *testing.T) {
 		{"fields in another order", trust, FieldsMatch, func(b *Bundle) { f := first(b)[0].Fields; f[0], f[1] = f[1], f[0] }},
 		{"a field twice", trust, FieldsMatch, func(b *Bundle) { f := first(b)[0].Fields; f[1] = f[0] }},
 		{"the record of another entry", trust, FieldsMatch, func(b *Bundle) { first(b)[0].Fields = b.Sessions[1].Entries[0].Fields }},
+		{"two withheld hashes for four", trust, FieldsMatch, func(b *Bundle) {
+			// The root is the same: only the number of fields tells a node from a leaf.
+			h := responseRecord(d.first).Hashes()
+			first(b)[1].Fields = []Field{{Withheld: tlog.HashChildren(h[0], h[1])}, {Withheld: tlog.HashChildren(h[2], h[3])}}
+		}},
 		{"a withheld hash changed", trust, FieldsMatch, func(b *Bundle) { first(b)[0].Fields[0] = Field{Withheld: tlog.Hash{1}} }},
 		{"a record for an entry without one", trust, FieldsMatch, func(b *Bundle) {
 			e := b.Sessions[2].Entries
@@ -287,6 +292,52 @@ func TestCheckGatewayLies(t *testing.T) {
 				t.Errorf("false: %v, not %s alone", got, c.claim)
 			}
 		})
+	}
+}
+
+// Who read a session stands in its bundle where it stands in the log, and refers to nothing.
+func TestCheckAccess(t *testing.T) {
+	c := newChronicle(t)
+	w := c.writer("gw-1")
+	w.start()
+	id := w.request()
+	w.put(about(record.Access, id, requestRecord(id)))
+	w.leaf[id] = tlog.HashLeaf(c.entries[1])
+	w.response(id, record.Complete)
+	l := c.publish()
+	signed, err := l.Publish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := export(t, l, signed, all, id)
+	if r, err := Check(appendBundle(t, b), policy(t, "")); err != nil || !r.OK() || len(b.Sessions[0].Entries) != 3 {
+		show(t, r)
+		t.Errorf("false: %v, %v", falseClaims(r), err)
+	}
+	e := b.Sessions[0].Entries
+	e[1], e[2] = e[2], e[1]
+	if r, err := Check(appendBundle(t, b), policy(t, "")); err != nil || !has(r, SessionChain) {
+		t.Errorf("in another order: false: %v, %v", falseClaims(r), err)
+	}
+}
+
+// A file that is false from end to end is not answered at a greater length than its own.
+func TestCheckStops(t *testing.T) {
+	b := &Bundle{Origin: "o", Checkpoint: []byte("c\n"), Sessions: []Session{{ID: record.ID{1}}, {ID: record.ID{2}}}}
+	for range 100_000 {
+		b.Sessions[0].Entries = append(b.Sessions[0].Entries, Entry{Bytes: []byte("{}")})
+	}
+	b.Sessions[1].Entries = b.Sessions[0].Entries[:1]
+	r, err := Check(appendBundle(t, b), Trust{})
+	if err != nil || len(r.Findings) > 1100 || r.OK() {
+		t.Errorf("%d findings, %v", len(r.Findings), err)
+	}
+	wantNotProven(t, r, "the rest was not judged")
+}
+
+func TestNoFindingsAreNoVerdict(t *testing.T) {
+	if (&Report{}).OK() {
+		t.Error("a report without findings says that all is well")
 	}
 }
 

@@ -236,6 +236,7 @@ func TestLogFalse(t *testing.T) {
 		name  string
 		claim Claim
 		more  []Claim // what else is false because of it
+		says  string  // part of the detail
 		story func(c *chronicle, a, b *writer, left record.ID)
 		serve func(l *served, entries int)
 	}{
@@ -302,6 +303,7 @@ func TestLogFalse(t *testing.T) {
 				}
 				return signed
 			}
+			l.tile = func(tlog.Tile, []byte) ([]byte, error) { panic("what hangs from nobody's word is read") }
 		}},
 
 		// Numbers.
@@ -331,7 +333,7 @@ func TestLogFalse(t *testing.T) {
 			x.heartbeat()
 		}},
 		{name: "an entry after the stop", claim: BootsOrdered, story: func(_ *chronicle, a, _ *writer, _ record.ID) { a.stop(); a.heartbeat() }},
-		{name: "two boots at a time", claim: BootsOrdered, story: func(c *chronicle, a, _ *writer, _ record.ID) {
+		{name: "two boots at a time", claim: BootsOrdered, says: "which ended when", story: func(c *chronicle, a, _ *writer, _ record.ID) {
 			old := *a
 			a.start()
 			old.put(record.Entry{Kind: record.Heartbeat, Beat: true, Open: 1, Floor: a.open[onlyKey(a.open)]})
@@ -450,6 +452,7 @@ func TestLogFalse(t *testing.T) {
 				show(t, r)
 				t.Errorf("false: %v, want %v", got, want)
 			}
+			wantDetail(t, r, c.claim, c.says)
 		})
 	}
 }
@@ -498,6 +501,30 @@ func TestLogRewritten(t *testing.T) {
 	}
 }
 
+// A kept checkpoint of another log that the policy knows, be it over the same entries, is none of this one's.
+func TestLogOfTwoNames(t *testing.T) {
+	c := newChronicle(t)
+	season(c)
+	const other = "log.example/other"
+	s := &served{Log: c.publish(), checkpointAt: func(size uint64, signed []byte) ([]byte, error) {
+		c, err := tlog.UnverifiedCheckpoint(signed)
+		if err != nil {
+			return nil, err
+		}
+		c.Origin = other
+		return tlog.SignCheckpoint(c, logSigner(other))
+	}}
+	_, vkey := tlogtest.Key(other)
+	p, err := tlog.ParsePolicy([]byte("log " + vkey + "\n" + string(policy(t, "").Policy.Text())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := check(t, s, Trust{Policy: p})
+	if got := falseClaims(r); !slices.Equal(got, []Claim{HistoryConsistent}) {
+		t.Errorf("false: %v", got)
+	}
+}
+
 // What witnesses saw and when brackets what entries state.
 func TestLogBracketed(t *testing.T) {
 	at := newCosigner(t, "witness.example/a", began)
@@ -516,6 +543,10 @@ func TestLogBracketed(t *testing.T) {
 		}},
 		{"from the future", TimesBracketed, func(w *writer) {
 			w.edit(func(e *record.Entry) { e.Time = e.Time.Add(time.Hour) }).heartbeat()
+		}},
+		{"from the future, and then not", TimesBracketed, func(w *writer) {
+			w.edit(func(e *record.Entry) { e.Time = e.Time.Add(time.Hour) }).heartbeat()
+			w.start()
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -552,6 +583,7 @@ func TestLogBracketed(t *testing.T) {
 			}
 			if c.claim == "" {
 				wantDetail(t, r, TimesBracketed, "by 6 cosigned checkpoints")
+				wantDetail(t, check(t, plain{l}, policy(t, "all", at)), TimesBracketed, "by 1 cosigned checkpoint;")
 			}
 		})
 	}
@@ -595,7 +627,7 @@ func TestLogUnreadable(t *testing.T) {
 			return s
 		},
 		"a list that does not rise": func(s *served) tlog.Reader {
-			s.sizes = func(uint64, []uint64) ([]uint64, error) { return []uint64{9, 9}, nil }
+			s.sizes = func(uint64, []uint64) ([]uint64, error) { return []uint64{12, 12}, nil }
 			return s
 		},
 		"an unpublished log": func(*served) tlog.Reader { return tlogtest.NewLog(t) },

@@ -78,6 +78,8 @@ type Finding struct {
 type Report struct {
 	Findings  []Finding `json:"findings"`
 	NotProven []string  `json:"not_proven"` // for people; escape it as well
+
+	wrong int // findings that are false
 }
 
 // OK says whether there are findings and every claim holds.
@@ -95,6 +97,7 @@ func (r *Report) holds(c Claim, subject, format string, a ...any) {
 }
 
 func (r *Report) isFalse(c Claim, subject, format string, a ...any) {
+	r.wrong++
 	r.Findings = append(r.Findings, Finding{Claim: c, Subject: subject, Detail: fmt.Sprintf(format, a...)})
 }
 
@@ -282,6 +285,10 @@ func (r *Report) notProvenOf(j judge, w witnessed) {
 		r.notProven("a signature by %s, whose key is not in the policy", s)
 	}
 }
+
+// maxWrong is how many false claims of a bundle are enough: whoever has read a thousand needs no more, and a file made of
+// nothing else must not fill the memory with them.
+const maxWrong = 1000
 
 // maxListed is how many findings of one kind are listed one by one.
 const maxListed = 20

@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/tlogtest"
 	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/sys/unix"
 )
 
 const benchEntry, benchLeaf = 350, 2048
@@ -25,18 +27,23 @@ const benchEntry, benchLeaf = 350, 2048
 func BenchmarkAppend(b *testing.B) {
 	for _, producers := range []int{1, 16, 64, 256, 1024} {
 		b.Run(fmt.Sprintf("producers=%d", producers), func(b *testing.B) {
-			const rounds = 7
-			var ours, raw []float64
+			const rounds = 9
+			var ours, raw, ratio, oursCPU, rawCPU, oursSyncs, rawSyncs []float64
 			for b.Loop() {
 				for range rounds {
-					raw = append(raw, rawRate(b, producers, time.Second))
-					ours = append(ours, appendRate(b, producers, time.Second))
+					r, o := rawRate(b, producers, 500*time.Millisecond), appendRate(b, producers, 500*time.Millisecond)
+					raw, rawCPU, rawSyncs = append(raw, r.rate), append(rawCPU, r.cpu), append(rawSyncs, r.syncs)
+					ours, oursCPU, oursSyncs = append(ours, o.rate), append(oursCPU, o.cpu), append(oursSyncs, o.syncs)
+					ratio = append(ratio, o.rate/r.rate)
 				}
 			}
-			o, r := median(ours), median(raw)
-			b.ReportMetric(o, "leaves/s")
-			b.ReportMetric(r, "raw/s")
-			b.ReportMetric(o/r, "ratio")
+			b.ReportMetric(median(ours), "leaves/s")
+			b.ReportMetric(median(raw), "raw/s")
+			b.ReportMetric(median(ratio), "ratio")
+			b.ReportMetric(median(oursCPU), "cpu-µs/leaf")
+			b.ReportMetric(median(rawCPU), "cpu-µs/raw")
+			b.ReportMetric(median(oursSyncs), "leaves/sync")
+			b.ReportMetric(median(rawSyncs), "raw/sync")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
@@ -48,11 +55,11 @@ func median(x []float64) float64 {
 }
 
 // producing runs n goroutines that call one until the time is over and returns how many calls a second succeeded.
-func producing(b *testing.B, n int, d time.Duration, one func(buf []byte) error) float64 {
+func producing(b *testing.B, n int, d time.Duration, db func() *pebble.DB, one func(buf []byte) error) measured {
 	var done atomic.Int64
 	var wg sync.WaitGroup
 	var stop atomic.Bool
-	begun := time.Now()
+	begun, cpu, syncs := time.Now(), cpuTime(b), walSyncs(b, db())
 	time.AfterFunc(d, func() { stop.Store(true) })
 	for range n {
 		wg.Go(func() {
@@ -70,10 +77,34 @@ func producing(b *testing.B, n int, d time.Duration, one func(buf []byte) error)
 		})
 	}
 	wg.Wait()
-	return float64(done.Load()) / time.Since(begun).Seconds()
+	n64 := float64(done.Load())
+	return measured{
+		rate:  n64 / time.Since(begun).Seconds(),
+		cpu:   float64((cpuTime(b) - cpu).Microseconds()) / n64,
+		syncs: n64 / (walSyncs(b, db()) - syncs),
+	}
 }
 
-func rawRate(b *testing.B, producers int, d time.Duration) float64 {
+// measured is a rate a second, microseconds of processor time a leaf, and leaves a sync of the write-ahead log.
+type measured struct{ rate, cpu, syncs float64 }
+
+func cpuTime(b *testing.B) time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func walSyncs(b *testing.B, db *pebble.DB) float64 {
+	var m dto.Metric
+	if err := db.Metrics().LogWriter.FsyncLatency.Write(&m); err != nil {
+		b.Fatal(err)
+	}
+	return float64(m.Histogram.GetSampleCount())
+}
+
+func rawRate(b *testing.B, producers int, d time.Duration) measured {
 	dir, err := os.MkdirTemp("", "raw")
 	if err != nil {
 		b.Fatal(err)
@@ -93,7 +124,7 @@ func rawRate(b *testing.B, producers int, d time.Duration) float64 {
 	defer l.closer()
 	defer l.db.Close()
 	var next atomic.Uint64
-	return producing(b, producers, d, func(buf []byte) error {
+	return producing(b, producers, d, func() *pebble.DB { return l.db }, func(buf []byte) error {
 		batch := l.db.NewBatch()
 		defer batch.Close()
 		if err := batch.Set(entryKey(next.Add(1)), buf, nil); err != nil {
@@ -112,7 +143,7 @@ func benchConfig(b *testing.B) Config {
 	return Config{Origin: "log.example/bench", Signer: signer, Verifier: verifier, Latest: new(tlogtest.Latest)}
 }
 
-func appendRate(b *testing.B, producers int, d time.Duration) float64 {
+func appendRate(b *testing.B, producers int, d time.Duration) measured {
 	dir, err := os.MkdirTemp("", "log")
 	if err != nil {
 		b.Fatal(err)
@@ -126,7 +157,7 @@ func appendRate(b *testing.B, producers int, d time.Duration) float64 {
 	ctx, cancel := context.WithCancel(b.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- l.Run(ctx) }()
-	rate := producing(b, producers, d, func(buf []byte) error {
+	rate := producing(b, producers, d, func() *pebble.DB { return l.db }, func(buf []byte) error {
 		_, err := l.Append(ctx, tlog.Leaf{Entry: buf[:benchEntry], Payload: buf[benchEntry:]})
 		return err
 	})

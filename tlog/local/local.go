@@ -208,7 +208,7 @@ type Stats struct {
 // Stats returns where the log stands.
 func (l *Log) Stats() Stats {
 	l.queue.mu.Lock()
-	waiting, bytes, shut := l.queue.leaves, l.queue.bytes, l.queue.shut
+	waiting, bytes, shut := l.queue.waiting.leaves+l.queue.taken.leaves, l.queue.waiting.bytes+l.queue.taken.bytes, l.queue.shut
 	l.queue.mu.Unlock()
 	c := &l.counts
 	s := Stats{

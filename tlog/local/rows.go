@@ -94,27 +94,17 @@ func putEntryRow(b []byte, leaf tlog.Leaf, sum tlog.Hash) {
 	copy(b[n:], leaf.Entry)
 }
 
-func parseEntryRow(index uint64, v []byte) (entryRow, error) {
-	bad := damagef("the row of entry %d is not one", index)
-	if len(v) == 0 {
-		return entryRow{}, bad
-	}
-	r := entryRow{}
-	switch v[0] {
-	case 0:
+func parseEntryRow(index uint64, v []byte) (r entryRow, err error) {
+	switch {
+	case len(v) > 0 && v[0] == 0:
 		r.entry = v[1:]
-	case hasPayload:
-		if len(v) < 1+hashLen {
-			return entryRow{}, bad
-		}
+	case len(v) > 1+hashLen && v[0] == hasPayload:
 		r.paid = true
 		copy(r.sum[:], v[1:])
 		r.entry = v[1+hashLen:]
-	default:
-		return entryRow{}, bad
 	}
 	if len(r.entry) == 0 || len(r.entry) > tlog.MaxEntry {
-		return entryRow{}, bad
+		return entryRow{}, damagef("the row of entry %d is not one", index)
 	}
 	return r, nil
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -49,15 +50,74 @@ func (it *item) finish(err error) {
 }
 
 // A queue holds what waits for the sequencer.
+//
+// Batches make themselves: what comes while the disk syncs goes into the next one. But the callers that a sync wakes come
+// back one by one, and a batch begun with the first of them would make the others wait for two syncs. So the sequencer
+// lets all run that can before it takes what is there, and while a batch is on its way it begins another only when
+// enough waits to make up for the sync.
 type queue struct {
-	wake chan struct{} // holds one; something waits
+	wake chan struct{} // holds one; look again
 
-	mu     sync.Mutex // guards what follows
-	items  []*item
-	spare  []*item
-	leaves int   // waiting or on their way to the disk
-	bytes  int   // likewise
-	shut   error // why nothing is let in any more
+	mu      sync.Mutex // guards what follows
+	items   []*item
+	waiting room  // of items
+	taken   room  // on their way to the disk
+	air     int   // batches on their way
+	shut    error // why nothing is let in any more
+}
+
+// room is what leaves take up.
+type room struct{ leaves, bytes int }
+
+func (r *room) add(it *item) {
+	r.leaves += len(it.leaves)
+	r.bytes += it.bytes
+}
+
+func (r *room) sub(it *item) {
+	r.leaves -= len(it.leaves)
+	r.bytes -= it.bytes
+}
+
+// What must wait before a batch is begun beside one that is on its way.
+const (
+	secondLeaves = 64
+	secondBytes  = 128 << 10
+)
+
+// ripe says whether a batch should be begun. q.mu is held.
+func (q *queue) ripe() bool {
+	return len(q.items) > 0 && (q.air == 0 || q.waiting.leaves >= secondLeaves || q.waiting.bytes >= secondBytes)
+}
+
+func (q *queue) worth() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.ripe()
+}
+
+func (q *queue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// gather lets the goroutines run that are ready to, until none of them brings anything more.
+func (q *queue) gather() {
+	for last, still := 0, 0; still < 3; runtime.Gosched() {
+		q.mu.Lock()
+		n, enough := len(q.items), q.waiting.leaves >= 2*secondLeaves || q.waiting.bytes >= 2*secondBytes
+		q.mu.Unlock()
+		if enough {
+			return
+		}
+		if n == last {
+			still++
+		} else {
+			last, still = n, 0
+		}
+	}
 }
 
 // Append makes leaves durable; see [tlog.Appender]. At most MaxLeaves go into one call. A context that ends while the
@@ -142,18 +202,19 @@ func (l *Log) enqueue(it *item) error {
 		return q.shut
 	}
 	// A call too large for the bounds is let in when nothing else is.
-	if q.leaves > 0 && (q.leaves+len(it.leaves) > l.cfg.MaxLeaves || q.bytes+it.bytes > l.cfg.MaxBytes) {
+	leaves, bytes := q.waiting.leaves+q.taken.leaves, q.waiting.bytes+q.taken.bytes
+	if leaves > 0 && (leaves+len(it.leaves) > l.cfg.MaxLeaves || bytes+it.bytes > l.cfg.MaxBytes) {
 		q.mu.Unlock()
 		l.counts.busy.Add(1)
 		return tlog.ErrBusy
 	}
-	q.leaves += len(it.leaves)
-	q.bytes += it.bytes
+	before := q.ripe()
+	q.waiting.add(it)
 	q.items = append(q.items, it)
+	ripe := q.ripe()
 	q.mu.Unlock()
-	select {
-	case q.wake <- struct{}{}:
-	default:
+	if ripe && !before {
+		q.signal()
 	}
 	return nil
 }
@@ -168,8 +229,7 @@ func (l *Log) withdraw(it *item) bool {
 		return false
 	}
 	q.items = slices.Delete(q.items, i, i+1)
-	q.leaves -= len(it.leaves)
-	q.bytes -= it.bytes
+	q.waiting.sub(it)
 	return true
 }
 
@@ -177,37 +237,38 @@ func (l *Log) withdraw(it *item) bool {
 func (q *queue) take(out []*item) []*item {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n, leaves, bytes := 0, 0, 0
+	var batch room
+	n := 0
 	for _, it := range q.items {
-		leaves += len(it.leaves)
-		bytes += it.bytes
-		if n > 0 && (leaves > maxBatchLeaves || bytes > maxBatchBytes) {
+		batch.add(it)
+		if n > 0 && (batch.leaves > maxBatchLeaves || batch.bytes > maxBatchBytes) {
 			break
 		}
 		it.taken = true
+		q.waiting.sub(it)
+		q.taken.add(it)
 		n++
 	}
 	out = append(out, q.items[:n]...)
-	if n == len(q.items) {
-		clear(q.items)
-		q.items = q.items[:0]
-	} else {
-		q.items = slices.Delete(q.items, 0, n)
+	q.items = slices.Delete(q.items, 0, n)
+	if n > 0 {
+		q.air++
 	}
 	return out
 }
 
-// release gives back the room of finished items.
-func (q *queue) release(done []*item) {
-	leaves, bytes := 0, 0
-	for _, it := range done {
-		leaves += len(it.leaves)
-		bytes += it.bytes
-	}
+// landed gives back the room of the items of a batch that reached the disk.
+func (q *queue) landed(done []*item) {
 	q.mu.Lock()
-	q.leaves -= leaves
-	q.bytes -= bytes
+	for _, it := range done {
+		q.taken.sub(it)
+	}
+	q.air--
+	ripe := q.ripe()
 	q.mu.Unlock()
+	if ripe {
+		q.signal()
+	}
 }
 
 // close lets nothing in any more, for the reason given, and turns away what still waits. The first reason stays
@@ -220,8 +281,7 @@ func (q *queue) close(reason error) {
 	turned := q.items
 	q.items = nil
 	for _, it := range turned {
-		q.leaves -= len(it.leaves)
-		q.bytes -= it.bytes
+		q.waiting.sub(it)
 		it.taken = true
 	}
 	q.mu.Unlock()
@@ -280,7 +340,8 @@ func (f *flights) removeAll() []*flight {
 	return all
 }
 
-// sequence is the one writer of entries. It builds the next batch while commit waits for the disk to take the last.
+// sequence is the one writer of entries. It builds the next batch while commit waits for the disk to take the last,
+// when that is worth the two syncs.
 func (l *Log) sequence(stop <-chan struct{}) error {
 	defer close(l.committing)
 	for {
@@ -296,8 +357,10 @@ func (l *Log) sequence(stop <-chan struct{}) error {
 			if !l.pause.wait(stop, l.broken) {
 				return nil
 			}
-			if fl.items = l.queue.take(fl.items[:0]); len(fl.items) > 0 {
-				break
+			if l.queue.worth() {
+				l.queue.gather()
+				fl.items = l.queue.take(fl.items)
+				continue
 			}
 			select {
 			case <-l.queue.wake:
@@ -462,7 +525,7 @@ func (l *Log) commit() error {
 		l.grown(fl.state)
 		l.counts.leaves.Add(uint64(fl.count))
 		l.counts.batches.Add(1)
-		l.queue.release(fl.items)
+		l.queue.landed(fl.items)
 		for _, it := range fl.items {
 			it.finish(nil)
 		}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/tallystick/tallystick/gateway/gatewaytest"
+)
+
+// The README's way to run it in earnest, followed to the letter but for addresses: make the keys, write its file, serve,
+// call, export, verify.
+func TestReadmeInEarnest(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "    log: local:data/log\n")
+	yaml, _, ok := strings.Cut("    log: local:data/log\n"+rest, "\n\nThen `bin/tally serve")
+	if !ok {
+		t.Fatal("the README has no configuration any more")
+	}
+	yaml = regexp.MustCompile(`(?m)^    `).ReplaceAllString(yaml, "")
+
+	p := newPlace(t)
+	dir := filepath.Dir(p.data)
+	if err := os.Mkdir(filepath.Join(dir, "keys"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) string {
+		t.Helper()
+		stdout, stderr, code := p.tally(args...)
+		if code != 0 {
+			t.Fatalf("tally %v: exit %d: %s", args, code, stderr)
+		}
+		return stdout
+	}
+	out := run("keys", "new-log", "log.example/2026", "keys/log.key")
+	vkey := regexp.MustCompile(`log\.example/2026\+\S+`).FindString(out)
+	run("keys", "new-kek", "keys/kek.key")
+	out = run("keys", "new", "alice")
+	key := regexp.MustCompile(`tk-\S+`).FindString(out)
+	hash := regexp.MustCompile(`[0-9a-f]{64}`).FindString(out)
+	if vkey == "" || key == "" || hash == "" {
+		t.Fatalf("the commands print no keys: %q", out)
+	}
+
+	model, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- gatewaytest.New(gatewaytest.Config{Key: "sk-real-model-key"}).Run(ctx, model) }()
+	t.Cleanup(func() { cancel(); <-ended })
+	if err := os.WriteFile(filepath.Join(dir, "anthropic"), []byte("sk-real-model-key\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	yaml = strings.NewReplacer(
+		"/srv/elsewhere/anchor", filepath.Join(p.state, "anchor"), "127.0.0.1:8081", "127.0.0.1:0", "127.0.0.1:8080", "127.0.0.1:0",
+		"THE-HASH", hash, "https://api.openai.com", "http://"+model.Addr().String(), "https://api.anthropic.com", "http://"+model.Addr().String(),
+		"/run/secrets/anthropic", "anthropic", "http://127.0.0.1:8000", "http://"+model.Addr().String(),
+	).Replace(yaml)
+	if err := os.WriteFile(filepath.Join(dir, "tally.yaml"), []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.env = []string{"OPENAI_API_KEY=sk-real-model-key"}
+	p.cmd = p.command("serve", "--config", "tally.yaml")
+	said := &lockedBuffer{}
+	p.cmd.Stderr = said
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.kill)
+	var where []string
+	await(t, "it serves", func() bool {
+		where = regexp.MustCompile(`gateway=(\S+) log=(\S+)`).FindStringSubmatch(said.String())
+		return where != nil
+	})
+	p.vars = map[string]string{"GATEWAY_URL": where[1], "LOG_URL": where[2], "API_KEY": key}
+	session, answer, err := p.chat(http.DefaultClient, "hello", true)
+	if err != nil || !strings.Contains(answer, "[DONE]") {
+		t.Fatalf("%v: %s", err, answer)
+	}
+	req, err := p.request(ctx, "/ours/chat/completions", `{"model":"fake-1","messages":[{"role":"user","content":"hello"}]}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := http.DefaultClient.Do(req); err != nil || resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("the route without a credential is answered by the model itself, with 401: %v %v", resp, err)
+	}
+	policy := filepath.Join(dir, "policy")
+	if err := os.WriteFile(policy, []byte("log "+vkey+"\nquorum none\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bundle := filepath.Join(dir, "session.bundle")
+	run("export", session, "--config", "tally.yaml", "-o", bundle)
+	if out, errs, code := p.verify("bundle", bundle, "--policy", policy); code != 0 {
+		t.Errorf("bundle: exit %d\n%s%s", code, out, errs)
+	}
+	if out, errs, code := p.verify("log", "--url", where[2], "--policy", policy); code != 0 {
+		t.Errorf("log: exit %d\n%s%s", code, out, errs)
+	}
+	p.cmd.Process.Signal(os.Interrupt)
+	if err := p.cmd.Wait(); err != nil {
+		t.Errorf("serve ended with %v: %s", err, said)
+	}
+	run("export", session, "--config", "tally.yaml", "-o", bundle)
+	run("fsck", "--config", "tally.yaml")
+	if strings.Contains(said.String(), "sk-real-model-key") {
+		t.Error("the credential is in what serve says")
+	}
+}
+
+// A lockedBuffer is written by the process and read by the test.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}

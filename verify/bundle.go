@@ -21,6 +21,8 @@ const (
 	Format = "tallystick-bundle/v1"
 	// MaxBundle is the largest bundle, in bytes, that is written or read.
 	MaxBundle = 1 << 30
+	// MaxEntries is the largest number of entries in a bundle, so that one of small parts does not grow in memory.
+	MaxEntries = 1 << 20
 	// maxProof is the longest inclusion proof: one hash for each level that a tree of ours can have.
 	maxProof = 63
 
@@ -70,7 +72,7 @@ func Fields(r record.Record, show func(name string) bool) []Field {
 }
 
 // Append appends the bytes of the bundle. It fails when a part cannot be written: an entry that is not a JSON object,
-// a checkpoint or origin that is not text, too many fields or hashes, or more than MaxBundle bytes. Whether what it writes
+// a checkpoint or origin that is not text, too many fields or hashes, more than MaxEntries entries or MaxBundle bytes. Whether what it writes
 // is true is for Check to say.
 func (b *Bundle) Append(dst []byte) ([]byte, error) {
 	from := len(dst)
@@ -100,6 +102,13 @@ func (b *Bundle) appendBody(dst []byte) ([]byte, error) {
 	}
 	if len(b.Sessions) == 0 {
 		return nil, errors.New("verify: a bundle holds at least one session")
+	}
+	n := 0
+	for i := range b.Sessions {
+		n += len(b.Sessions[i].Entries)
+	}
+	if n > MaxEntries {
+		return nil, fmt.Errorf("verify: a bundle of %d entries is over the limit of %d; split it by sessions: %w", n, MaxEntries, tlog.ErrTooLarge)
 	}
 	dst = append(dst, `{"format":"`+Format+`","origin":`...)
 	dst = appendString(dst, []byte(b.Origin))

@@ -269,6 +269,14 @@ func TestBundleLimits(t *testing.T) {
 	if _, err := Check(huge, Trust{}); err == nil || !strings.Contains(err.Error(), "limit") {
 		t.Errorf("over the limit: %v", err)
 	}
+	one := `{"index":0,"entry":{},"proof":[],"fields":[]}`
+	head := `{"format":"tallystick-bundle/v1","origin":"o","checkpoint":"","sessions":[` + "\n" + `{"id":"01980000-0000-7000-8000-000000000001","entries":[` + "\n"
+	for n, want := range map[int]string{MaxEntries: "", MaxEntries + 1: "entries"} {
+		_, err := parseBody([]byte(head + strings.Repeat(one+",\n", n-1) + one + "\n]}\n]}\n"))
+		if (err != nil) != (want != "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%d entries: %v", n, err)
+		}
+	}
 	d := newDay(t)
 	for name, edit := range map[string]func(b *Bundle){
 		"no session":         func(b *Bundle) { b.Sessions = nil },
@@ -284,6 +292,7 @@ func TestBundleLimits(t *testing.T) {
 			b.Sessions[0].Entries[0].Bytes = []byte(`{"a":"` + strings.Repeat("a", tlog.MaxEntry) + `"}`)
 		},
 		"a long proof": func(b *Bundle) { b.Sessions[0].Entries[0].Proof = make(tlog.Proof, maxProof+1) },
+		"many entries": func(b *Bundle) { b.Sessions[0].Entries = make([]Entry, MaxEntries+1) },
 		"many fields":  func(b *Bundle) { b.Sessions[0].Entries[0].Fields = make([]Field, record.MaxFields+1) },
 		"both":         func(b *Bundle) { b.Sessions[0].Entries[0].Fields[0].Withheld = tlog.Hash{1} },
 		"a bad name":   func(b *Bundle) { b.Sessions[0].Entries[0].Fields[0].Shown = &record.Field{Name: `a"`} },

@@ -41,9 +41,10 @@ func parseBody(body []byte) (*Bundle, error) {
 
 // A scanner reads the canonical form of a bundle. After its first error it reads no more.
 type scanner struct {
-	b   []byte
-	at  int
-	err error
+	b       []byte
+	at      int
+	entries int
+	err     error
 }
 
 func (s *scanner) fail(format string, a ...any) {
@@ -106,6 +107,9 @@ func (s *scanner) session() Session {
 
 func (s *scanner) entry() Entry {
 	var e Entry
+	if s.entries++; s.entries > MaxEntries {
+		s.fail("more than %d entries", MaxEntries)
+	}
 	s.lit(`{"index":`)
 	e.Index = s.number()
 	s.lit(`,"entry":`)

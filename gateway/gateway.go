@@ -16,6 +16,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -23,6 +24,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -54,7 +56,7 @@ type Mode uint8
 const (
 	Strict  Mode = iota // the request is durable before the model sees a byte, the response before the caller sees its end
 	Overlap             // the request's commit runs beside the call upstream and holds back the answer only
-	Open                // traffic is never held back; what could not be recorded is counted in a gap entry
+	Open                // the log never holds traffic back; what could not be recorded is counted in a gap entry
 )
 
 // String returns the mode's name in a configuration and in a start entry.
@@ -95,7 +97,7 @@ type Limits struct {
 	Silence   time.Duration // between two reads of an answer; default 5 min
 	Total     time.Duration // of a whole call; default 1 h
 	WriteTime time.Duration // for the caller to take what is written at once; default 30 s
-	Drain     time.Duration // for calls to finish when the gateway stops; default 30 s
+	Drain     time.Duration // for calls to finish when the gateway stops; default 30 s. After it come at most 10 s of last words
 
 	Connections int // open at a time; default 10,000
 }
@@ -154,6 +156,30 @@ type Config struct {
 	Logger    *slog.Logger // nil for none
 }
 
+// check says what is wrong with limits that were given.
+func (l Limits) check() error {
+	for _, d := range []time.Duration{l.HeadTime, l.BodyTime, l.IdleTime, l.FirstByte, l.Silence, l.Total, l.WriteTime, l.Drain} {
+		if d < 0 {
+			return fmt.Errorf("gateway: a limit of %v; a time is positive, and zero means the default", d)
+		}
+	}
+	switch {
+	case l.Head < 0 || l.Body < 0 || l.Answer < 0 || l.Event < 0 || l.Connections < 0:
+		return errors.New("gateway: a limit is negative; zero means the default")
+	case l.Head != 0 && l.Head < 1<<10, l.Head > 1<<20:
+		return fmt.Errorf("gateway: a limit of %d bytes for a head; choose 1 KiB to 1 MiB", l.Head)
+	case l.Body > maxKept || l.Answer > maxKept:
+		return fmt.Errorf("gateway: a body of %d bytes may not fit a record; choose at most %d MiB", max(l.Body, l.Answer), maxKept>>20)
+	case int64(l.Event) > maxKept:
+		return fmt.Errorf("gateway: an event of %d bytes; choose at most %d MiB", l.Event, maxKept>>20)
+	}
+	return nil
+}
+
+// maxKept is the largest body, in bytes, whose record is sure to fit record.MaxRecord, be it a stream of the shortest
+// events, of which each takes more room in the table of events than in the body.
+const maxKept = 64 << 20
+
 // A Gateway passes calls and writes them down. Make one with New, and Run it once.
 type Gateway struct {
 	cfg     Config
@@ -166,12 +192,17 @@ type Gateway struct {
 	coder   *record.Coder
 	journal *journal
 	server  *fasthttp.Server
+	spare   chan dataKey // in the mode open: keys fetched ahead
 
-	// stopping ends the calls that are still under way when the time to drain is over.
+	// stopping ends the calls that are still under way when the time to drain is over, and silenced, some seconds
+	// later, ends the waiting for the log.
 	stopping context.Context
 	stop     context.CancelCauseFunc
-	late     sync.WaitGroup // what outlives its connection: calls that are seen through in the mode open
-	active   atomic.Int64
+	silenced context.Context
+	silence  context.CancelFunc
+
+	late   sync.WaitGroup // in the mode open: responses whose callers have gone on
+	active atomic.Int64   // calls under way
 }
 
 // New checks a configuration and makes a gateway of it. It opens nothing and starts nothing.
@@ -182,15 +213,21 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Journal == "" {
 		return nil, errors.New("gateway: a gateway needs a directory for its stream journal")
 	}
-	g := &Gateway{cfg: cfg, limits: cfg.Limits.filled(), log: cfg.Logger}
+	if cfg.Mode > Open {
+		return nil, fmt.Errorf("gateway: no mode has the number %d", cfg.Mode)
+	}
+	if err := cfg.Limits.check(); err != nil {
+		return nil, err
+	}
+	g := &Gateway{cfg: cfg, limits: cfg.Limits.filled(), log: cfg.Logger, spare: make(chan dataKey, spareKeys)}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}
 	var err error
-	if g.callers, err = newCallers(cfg.Callers); err != nil {
+	if g.routes, err = newRoutes(cfg.Routes); err != nil {
 		return nil, err
 	}
-	if g.routes, err = newRoutes(cfg.Routes); err != nil {
+	if g.callers, err = newCallers(cfg.Callers, g.routes); err != nil {
 		return nil, err
 	}
 	if g.coder, err = record.NewCoder(runtime.GOMAXPROCS(0)); err != nil {
@@ -201,11 +238,18 @@ func New(cfg Config) (*Gateway, error) {
 	}); err != nil {
 		return nil, err
 	}
+	if cfg.TLS != nil {
+		// Callers speak HTTP/1.1: what offers more would be talked to in a tongue that is not spoken here.
+		g.cfg.TLS = cfg.TLS.Clone()
+		g.cfg.TLS.NextProtos = []string{"http/1.1"}
+	}
 	g.journal = newJournal(cfg.Journal, g.writer.Boot(), cfg.Keys)
 	g.pools = newPools(cfg.Roots, g.limits)
 	g.stopping, g.stop = context.WithCancelCause(context.Background())
+	g.silenced, g.silence = context.WithCancel(context.Background())
 	g.server = &fasthttp.Server{
 		Handler:                       g.handle,
+		HeaderReceived:                g.bodyLimit,
 		ErrorHandler:                  g.unreadable,
 		Name:                          "",
 		NoDefaultServerHeader:         true,
@@ -218,7 +262,7 @@ func New(cfg Config) (*Gateway, error) {
 		ReadBufferSize:                g.limits.Head + 1024,
 		MaxRequestBodySize:            int(g.limits.Body),
 		IdleTimeout:                   g.limits.IdleTime,
-		Concurrency:                   g.limits.Connections,
+		Concurrency:                   g.limits.Connections + 16, // the door turns away before the server must
 		Logger:                        quiet{},
 	}
 	return g, nil
@@ -233,80 +277,174 @@ func (quiet) Printf(string, ...any) {}
 // Writer returns the gateway's pen, for entries that others make in its name.
 func (g *Gateway) Writer() *record.Writer { return g.writer }
 
+// lastWords is how long, when a gateway stops, the calls that were cut may take to be recorded, and then the writer to
+// write its last entries.
+const lastWords = 5 * time.Second
+
 // Run serves callers from ln until ctx ends. Then it takes no new connection, lets the calls under way finish within
 // Limits.Drain, cuts the rest, writes its last entries and returns. ln is closed when Run returns. An error is a fault
 // that only a restart can mend: the journal cannot be used, or the outcome of an append is unknown. In the mode open
-// the latter does not end Run, for traffic goes first.
+// the latter does not end Run, for traffic goes first; nor does a quarantine in any.
 func (g *Gateway) Run(ctx context.Context, ln net.Listener) error {
 	defer ln.Close()
 	if err := g.journal.open(); err != nil {
 		return err
 	}
-	// The writer and the journal outlive the calls: they end when nothing can use them any more.
+	// The writer, the journal and the keys outlive the calls: they end when nothing can use them any more.
 	pen, layDown := context.WithCancel(context.WithoutCancel(ctx))
 	defer layDown()
-	written := make(chan error, 1)
+	written, below := make(chan error, 1), make(chan struct{})
 	go func() { written <- g.writer.Run(pen) }()
-	synced := make(chan struct{})
-	go func() { g.journal.run(pen); close(synced) }()
-	closed := make(chan error, 1)
-	go func() { closed <- g.closeUnfinished(pen) }()
+	go func() {
+		defer close(below)
+		var all sync.WaitGroup
+		all.Go(func() { g.journal.run(pen) })
+		all.Go(func() { g.fetchKeys(pen) })
+		all.Go(func() { g.closeUnfinished(pen) })
+		all.Wait()
+	}()
 
-	if g.cfg.TLS != nil {
-		ln = tls.NewListener(ln, g.cfg.TLS)
-	}
+	d := newDoor(ln, g.limits.Connections, g.limits.IdleTime, g.full)
 	served := make(chan error, 1)
-	go func() { served <- g.server.Serve(newStrictListener(ln, g.strict())) }()
+	go func() {
+		var ln net.Listener = d
+		if g.cfg.TLS != nil {
+			ln = tls.NewListener(d, g.cfg.TLS)
+		}
+		served <- g.server.Serve(newStrictListener(ln, g.strict()))
+	}()
 
 	var fault error
 	writing := written
-	for fault == nil {
+	for fault == nil && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-			fault = g.drain(served)
-			layDown()
-			if writing != nil {
-				fault = errors.Join(fault, <-written)
-			}
-			<-synced
-			if err := <-closed; err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, tlog.ErrQuarantine) {
-				fault = errors.Join(fault, err)
-			}
-			return errors.Join(fault, g.journal.close())
 		case err := <-served:
-			fault = fmt.Errorf("gateway: the listener failed: %w", err)
+			fault = fmt.Errorf("gateway: the listener failed: %w", cmp.Or(err, net.ErrClosed))
+			served <- nil
 		case err := <-writing:
 			g.log.Error("the writer has stopped", "err", err)
 			// In quarantine the gateway lives on, so that callers are told; a restart would find the same.
-			writing = nil
-			if g.cfg.Mode != Open && !errors.Is(err, tlog.ErrQuarantine) {
+			if writing = nil; g.cfg.Mode != Open && !errors.Is(err, tlog.ErrQuarantine) {
 				fault = err
 			}
 		}
 	}
-	g.stop(fault)
-	g.server.Shutdown()
+
+	fault = errors.Join(fault, g.drain(d, served, fault != nil))
 	layDown()
 	if writing != nil {
-		<-written
+		fault = errors.Join(fault, g.lastEntries(writing))
 	}
-	<-synced
-	<-closed
+	if n := g.writer.Untold(); n > 0 {
+		fault = errors.Join(fault, fmt.Errorf("gateway: %d sessions passed unrecorded and no gap entry tells of them", n))
+	}
+	select {
+	case <-below:
+	case <-time.After(lastWords): // whoever keeps the keys does not come back
+	}
 	return errors.Join(fault, g.journal.close())
 }
 
 // drain ends serving: no new connections, then the calls under way, then, when their time is over, the rest of them.
-func (g *Gateway) drain(served chan error) error {
-	g.log.Info("draining", "calls", g.active.Load(), "limit", g.limits.Drain)
-	over := time.AfterFunc(g.limits.Drain, func() { g.stop(errStopping) })
-	defer over.Stop()
+func (g *Gateway) drain(d *door, served chan error, now bool) error {
+	limit := g.limits.Drain
+	if now {
+		limit = 0
+	}
+	g.log.Info("draining", "calls", g.active.Load(), "limit", limit)
+	cut := time.AfterFunc(limit, func() { g.stop(errStopping) })
+	defer cut.Stop()
+	out := time.AfterFunc(limit+lastWords, func() { g.silence(); d.closeAll() })
+	defer out.Stop()
+	d.Close()
+	d.closeSilent()
 	err := g.server.Shutdown()
 	<-served
 	g.late.Wait()
-	if err != nil {
+	g.stop(errStopping)
+	g.silence()
+	g.pools.close()
+	if err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("gateway: shut down: %w", err)
 	}
 	return nil
+}
+
+// lastEntries waits for the writer to end, but not for ever.
+func (g *Gateway) lastEntries(written chan error) error {
+	select {
+	case err := <-written:
+		return err
+	case <-time.After(lastWords):
+		return fmt.Errorf("gateway: the log did not take the last entries in %v", lastWords)
+	}
+}
+
+// full answers who is turned away at the door. It waits for nobody.
+func (g *Gateway) full(conn net.Conn) {
+	g.writer.Shed(1)
+	if g.cfg.TLS == nil {
+		body := (&refusal{http.StatusServiceUnavailable, "too_many_connections", "the gateway has as many connections as it may; close some, or try again"}).body(record.ID{})
+		conn.SetWriteDeadline(time.Now().Add(time.Millisecond)) // a buffer that is empty takes it at once
+		fmt.Fprintf(conn, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\nRetry-After: 1\r\nConnection: close\r\n\r\n%s", len(body), body)
+	}
+	conn.Close()
+}
+
+// A dataKey is a session's key and its name.
+type dataKey struct {
+	name string
+	key  []byte
+}
+
+const (
+	spareKeys = 64                     // how many keys are fetched ahead in the mode open
+	keyWait   = 100 * time.Millisecond // how long a call waits for one there
+)
+
+var errNoKey = errors.New("no data key came in time")
+
+// newKey gives a session its key. In the mode open it is one that was fetched ahead, or none: no call waits for the disk
+// on which keys lie.
+func (g *Gateway) newKey(ctx context.Context) (string, []byte, error) {
+	if g.cfg.Mode != Open {
+		return g.cfg.Keys.New(ctx)
+	}
+	select {
+	case k := <-g.spare:
+		return k.name, k.key, nil
+	default:
+	}
+	select {
+	case k := <-g.spare:
+		return k.name, k.key, nil
+	case <-time.After(keyWait):
+		return "", nil, errNoKey
+	}
+}
+
+// fetchKeys fetches keys ahead until ctx ends, in the mode open.
+func (g *Gateway) fetchKeys(ctx context.Context) {
+	if g.cfg.Mode != Open {
+		return
+	}
+	for ctx.Err() == nil {
+		var k dataKey
+		var err error
+		if k.name, k.key, err = g.cfg.Keys.New(ctx); err != nil {
+			g.log.Error("no data key", "err", err)
+			select {
+			case <-time.After(keyWait):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		select {
+		case g.spare <- k:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // strict says what the strict reading of requests goes by.

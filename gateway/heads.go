@@ -63,10 +63,10 @@ func (c *call) outgoing(ctx *fasthttp.RequestCtx) http.Header {
 		if !passes(n, forwarded, c.route.Forward) {
 			continue
 		}
-		if strings.EqualFold(n, "Idempotency-Key") {
+		if lower := strings.ToLower(n); lower == "idempotency-key" || lower == "x-idempotency-key" {
 			// Under its canonical name the transport would take it for leave to send a request twice by itself, and
 			// the record would know of one.
-			h["idempotency-key"] = append(h["idempotency-key"], string(v))
+			h[lower] = append(h[lower], string(v))
 			continue
 		}
 		h.Add(n, string(v))
@@ -99,8 +99,8 @@ func recordedHead(raw []byte) []byte {
 	return append(b, ']')
 }
 
-// recordedHeader is the same for a model's head, in the order of the names, the service credential struck out.
-func recordedHeader(h http.Header, c *call) []byte {
+// recordedHeader is the same for a model's head, in the order of the names.
+func recordedHeader(h http.Header) []byte {
 	names := make([]string, 0, len(h))
 	for name := range h {
 		names = append(names, name)
@@ -109,8 +109,7 @@ func recordedHeader(h http.Header, c *call) []byte {
 	b := append(make([]byte, 0, 512), '[')
 	for _, name := range names {
 		for _, v := range h[name] {
-			value, _ := c.strike([]byte(v))
-			b = appendPair(b, name, value)
+			b = appendPair(b, name, []byte(v))
 		}
 	}
 	return append(b, ']')
@@ -160,8 +159,22 @@ func appendTimes(b []byte, pairs ...any) []byte {
 	return append(b, '}')
 }
 
+// maxModel is the longest name of a model, in bytes.
+const maxModel = 256
+
+// packed says whether a request's body has a content coding, under which its JSON cannot be read.
+func packed(h *fasthttp.RequestHeader) bool {
+	for name, v := range h.All() {
+		if equalFold(name, "content-encoding") && !equalFold(bytes.Trim(v, " \t"), "identity") {
+			return true
+		}
+	}
+	return false
+}
+
 // outlineBody reads the model's name out of a JSON body. A body that is not JSON, or says a name twice, is an error: two
-// readers could take it for two different requests, and what is recorded and decided must be what is sent.
+// readers could take it for two different requests, and what is recorded and decided must be what is sent. For the same
+// reason the name "model" must be spelled so: some readers take MODEL for it.
 func outlineBody(body []byte) (model string, err error) {
 	dec := jsontext.NewDecoder(bytes.NewBuffer(body))
 	if dec.PeekKind() != '{' {
@@ -178,15 +191,18 @@ func outlineBody(body []byte) (model string, err error) {
 		if err != nil {
 			return "", plainJSON(err)
 		}
-		if name.String() == "model" && dec.PeekKind() == '"' {
+		switch n := name.String(); {
+		case n == "model" && dec.PeekKind() == '"':
 			v, err := dec.ReadToken()
 			if err != nil {
 				return "", plainJSON(err)
 			}
-			if model = v.String(); len(model) > 256 {
-				model = model[:256]
+			if model = v.String(); len(model) > maxModel {
+				return "", fmt.Errorf("the model's name is longer than %d bytes", maxModel)
 			}
 			continue
+		case n != "model" && strings.EqualFold(n, "model"):
+			return "", errors.New("it spells the name \"model\" otherwise")
 		}
 		if err := dec.SkipValue(); err != nil {
 			return "", plainJSON(err)

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -18,6 +20,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tallystick/tallystick/tlog/record"
 )
 
@@ -25,9 +29,11 @@ import (
 // before it is passed on, so that after a crash the record of an interrupted session holds at least what its caller saw.
 // Pieces are sealed under a key derived from the session's data key: no plaintext touches the disk.
 //
-// The journal is a row of segment files, written only at their end. A segment is deleted when no session in it is open
-// and it is not the one being written. Pieces reach the kernel before they are passed on, which survives the death of
-// the process, and the disk within syncEvery, which survives the death of the machine.
+// The journal is a row of segment files, written only at their end, in a directory that one gateway has at a time. A
+// segment is deleted when no session in it is open and it is not the one being written; one that could not be written
+// or synced is left at once, for its sessions' ends are not to be relied on, and the next session begins another.
+// Pieces reach the kernel before they are passed on, which survives the death of the process, and the disk within
+// syncEvery, which survives the death of the machine.
 //
 // A frame is: its length (uint32, of what follows), the session (16 bytes), its number within the session (uint32), the
 // length of the key's name (one byte; the name stands in a session's first frame only) and the name, and then the sealed
@@ -37,12 +43,12 @@ type journal struct {
 	dir  string
 	boot record.ID
 	keys Keys
+	lock *os.File // the directory, flocked
 
 	mu      sync.Mutex
-	current *segment
-	live    []*segment // with open sessions, the current one included
-	serial  int
-	broken  atomic.Pointer[error]
+	current *segment   // under mu
+	live    []*segment // under mu: with open sessions, the current one included
+	serial  int        // under mu
 
 	old []string // segments of earlier boots, until their sessions are closed
 }
@@ -52,7 +58,8 @@ type segment struct {
 	file  *os.File
 	size  atomic.Int64
 	dirty atomic.Bool
-	open  int // sessions with pieces here, and one for being current; under journal.mu
+	bad   atomic.Pointer[error] // why nothing more is written here
+	open  int                   // sessions with pieces here, and one for being current; under journal.mu
 }
 
 const (
@@ -61,7 +68,7 @@ const (
 	journalInfo   = "tallystick journal v1"
 	journalSuffix = ".journal"
 	frameFixed    = 4 + 16 + 4 + 1
-	maxFrame      = 80 << 20
+	maxFrame      = 80 << 20 // more than an event may have
 
 	frameHead  = 'h' // status as uint16, then the recorded header; microseconds are the time the head came, since 1970
 	framePiece = 'p' // a piece of the body; microseconds are since the piece before
@@ -71,13 +78,22 @@ func newJournal(dir string, boot record.ID, keys Keys) *journal {
 	return &journal{dir: dir, boot: boot, keys: keys}
 }
 
-// open makes the first segment and notes those that earlier boots left.
+// open takes the directory, notes the segments that earlier boots left, and makes the first of its own.
 func (j *journal) open() error {
 	if err := os.MkdirAll(j.dir, 0o700); err != nil {
 		return fmt.Errorf("gateway: the stream journal: %w", err)
 	}
+	var err error
+	if j.lock, err = os.Open(j.dir); err != nil {
+		return fmt.Errorf("gateway: the stream journal: %w", err)
+	}
+	if err := unix.Flock(int(j.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		j.lock.Close()
+		return fmt.Errorf("gateway: the stream journal in %s is another gateway's, which is running; give each its own directory: %w", j.dir, err)
+	}
 	files, err := os.ReadDir(j.dir)
 	if err != nil {
+		j.lock.Close()
 		return fmt.Errorf("gateway: the stream journal: %w", err)
 	}
 	for _, f := range files {
@@ -86,24 +102,34 @@ func (j *journal) open() error {
 		}
 	}
 	slices.Sort(j.old)
-	_, err = j.make()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err = j.turn(); err != nil {
+		j.lock.Close()
+	}
 	return err
 }
 
-// make begins the segment that new sessions are written to.
-func (j *journal) make() (*segment, error) {
+// turn begins the segment that new sessions are written to. j.mu is held.
+func (j *journal) turn() error {
 	name := filepath.Join(j.dir, fmt.Sprintf("%s-%06d%s", j.boot, j.serial, journalSuffix))
+	j.serial++
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("gateway: the stream journal: %w", err)
+		return fmt.Errorf("gateway: the stream journal: %w", err)
 	}
-	j.serial++
-	s := &segment{file: f, open: 1}
-	j.mu.Lock()
-	j.current = s
-	j.live = append(j.live, s)
-	j.mu.Unlock()
-	return s, nil
+	if err := j.lock.Sync(); err != nil { // so that the file is found again
+		f.Close()
+		os.Remove(name)
+		return fmt.Errorf("gateway: the stream journal: %w", err)
+	}
+	was := j.current
+	j.current = &segment{file: f, open: 1}
+	j.live = append(j.live, j.current)
+	if was != nil {
+		j.drop(was)
+	}
+	return nil
 }
 
 // run syncs what was written, and begins a new segment when one is full, until ctx ends.
@@ -117,56 +143,63 @@ func (j *journal) run(ctx context.Context) {
 		case <-tick.C:
 		}
 		j.mu.Lock()
-		live, current := slices.Clone(j.live), j.current
+		if j.current.size.Load() > segmentBytes {
+			if err := j.turn(); err != nil {
+				j.current.fail(err)
+			}
+		}
+		live := slices.Clone(j.live)
 		j.mu.Unlock()
 		for _, s := range live {
-			if !s.dirty.Swap(false) {
-				continue
-			}
-			if err := s.file.Sync(); err != nil && !errors.Is(err, os.ErrClosed) {
-				// What a failed sync lost is not to be known, and another would say that all is well.
-				j.fail(fmt.Errorf("gateway: the stream journal: %w", err))
-				return
-			}
-		}
-		if current.size.Load() > segmentBytes {
-			if _, err := j.make(); err != nil {
-				j.fail(err)
-				return
-			}
-			j.release(current)
+			s.sync()
 		}
 	}
 }
 
-func (j *journal) fail(err error) { j.broken.CompareAndSwap(nil, &err) }
+// sync brings a segment to the disk. What a failed sync lost is not to be known, and another would say that all is well.
+func (s *segment) sync() {
+	if s.bad.Load() != nil || !s.dirty.Swap(false) {
+		return
+	}
+	if err := s.file.Sync(); err != nil && !errors.Is(err, os.ErrClosed) {
+		s.fail(fmt.Errorf("gateway: the stream journal: %w", err))
+	}
+}
 
-// release lets go of a segment once; the last one to do so deletes it.
+func (s *segment) fail(err error) { s.bad.CompareAndSwap(nil, &err) }
+
+// release lets go of a segment once.
 func (j *journal) release(s *segment) {
 	j.mu.Lock()
-	s.open--
-	last := s.open == 0
-	if last {
-		j.live = slices.DeleteFunc(j.live, func(l *segment) bool { return l == s })
-	}
-	j.mu.Unlock()
-	if last {
-		s.file.Close()
-		os.Remove(s.file.Name())
-	}
+	defer j.mu.Unlock()
+	j.drop(s)
 }
 
-// close removes the journal's own segment if nothing in it is needed any more.
+// drop is release with j.mu held. The last one to let go of a segment deletes it.
+func (j *journal) drop(s *segment) {
+	if s.open--; s.open > 0 {
+		return
+	}
+	j.live = slices.DeleteFunc(j.live, func(l *segment) bool { return l == s })
+	s.file.Close()
+	os.Remove(s.file.Name())
+}
+
+// close ends the use of the directory. Segments with sessions that are not closed stay for the next boot.
 func (j *journal) close() error {
 	j.mu.Lock()
-	s := j.current
-	j.mu.Unlock()
-	if s == nil {
+	defer j.mu.Unlock()
+	if j.current == nil {
 		return nil
 	}
-	err := s.file.Sync()
-	j.release(s)
-	return err
+	j.drop(j.current)
+	j.current = nil
+	var errs []error
+	for _, s := range j.live {
+		errs = append(errs, s.file.Sync(), s.file.Close())
+	}
+	j.live = nil
+	return errors.Join(append(errs, j.lock.Close())...)
 }
 
 // A track is one session's part of the journal. A nil track takes everything and keeps nothing.
@@ -177,8 +210,9 @@ type track struct {
 	keyName string
 	aead    cipher.AEAD
 	n       uint32
-	frame   []byte
+	frames  []byte // sealed, not yet written
 	plain   []byte
+	over    bool
 }
 
 // begin starts a session's track.
@@ -189,6 +223,11 @@ func (j *journal) begin(session record.ID, keyName string, key []byte) (*track, 
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.current.bad.Load() != nil {
+		if err := j.turn(); err != nil {
+			return nil, err
+		}
+	}
 	j.current.open++
 	return &track{j: j, seg: j.current, session: session, keyName: keyName, aead: aead}, nil
 }
@@ -206,43 +245,56 @@ func journalCipher(key []byte) (cipher.AEAD, error) {
 }
 
 // head writes down the head of the answer.
-func (t *track) head(status int, header []byte, sent, first time.Time) error {
-	b := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(header)), uint16(status))
-	return t.write(frameHead, first.UnixMicro(), append(b, header...))
-}
-
-// piece writes down a piece of the body. When it returns the piece survives this process.
-func (t *track) piece(b []byte, gap time.Duration) error {
-	return t.write(framePiece, gap.Microseconds(), b)
-}
-
-func (t *track) write(kind byte, micros int64, b []byte) error {
+func (t *track) head(status int, header []byte, first time.Time) error {
 	if t == nil {
 		return nil
 	}
-	if err := t.j.broken.Load(); err != nil {
-		return *err
+	b := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(header)), uint16(status))
+	t.add(frameHead, first.UnixMicro(), append(b, header...))
+	return t.flush()
+}
+
+// piece takes a piece of the body. It is not written before flush.
+func (t *track) piece(b []byte, gap time.Duration) {
+	if t != nil {
+		t.add(framePiece, gap.Microseconds(), b)
 	}
+}
+
+func (t *track) add(kind byte, micros int64, b []byte) {
 	name := ""
 	if t.n == 0 {
 		name = t.keyName
 	}
-	f := append(t.frame[:0], 0, 0, 0, 0)
+	p := append(t.plain[:0], kind)
+	p = binary.BigEndian.AppendUint64(p, uint64(micros))
+	p = append(p, b...)
+	t.plain = p
+	at := len(t.frames)
+	f := binary.BigEndian.AppendUint32(t.frames, uint32(frameFixed-4+len(name)+len(p)+t.aead.Overhead()))
 	f = append(f, t.session[:]...)
 	f = binary.BigEndian.AppendUint32(f, t.n)
 	f = append(f, byte(len(name)))
 	f = append(f, name...)
-	binary.BigEndian.PutUint32(f, uint32(len(f)-4+9+len(b)+t.aead.Overhead()))
-	p := append(t.plain[:0], kind)
-	p = binary.BigEndian.AppendUint64(p, uint64(micros))
-	p = append(p, b...)
-	f = t.aead.Seal(f, frameNonce(t.n), p, f)
-	t.frame, t.plain = f, p
+	f = slices.Grow(f, len(p)+t.aead.Overhead()) // or what is authenticated would move away from under the sealing
+	t.frames = t.aead.Seal(f, frameNonce(t.n), p, f[at:])
 	t.n++
+}
+
+// flush writes the pieces that were taken. When it returns they survive this process.
+func (t *track) flush() error {
+	if t == nil || len(t.frames) == 0 {
+		return nil
+	}
+	f := t.frames
+	t.frames = t.frames[:0]
+	if err := t.seg.bad.Load(); err != nil {
+		return *err
+	}
 	// One write to a file that is only appended to: whole or torn at the end, never mixed with another's.
 	if _, err := t.seg.file.Write(f); err != nil {
 		err = fmt.Errorf("gateway: the stream journal: %w", err)
-		t.j.fail(err)
+		t.seg.fail(err) // it may end in half a frame
 		return err
 	}
 	t.seg.size.Add(int64(len(f)))
@@ -256,18 +308,23 @@ func frameNonce(n uint32) []byte {
 	return nonce[:]
 }
 
-// end lets go of the track: what it kept is in the log. If it is not, the segment stays for the next boot.
+// end lets go of the track, once: what it kept is in the log. If it is not, the segment stays for the next boot.
 func (t *track) end(logged bool) {
-	if t == nil || !logged {
+	if t == nil || t.over {
 		return
 	}
+	t.over = true
 	clear(t.plain[:cap(t.plain)])
-	t.j.release(t.seg)
+	if logged {
+		t.j.release(t.seg)
+	}
 }
 
 // A remnant is what the journal kept of one session.
 type remnant struct {
 	keyName string
+	aead    cipher.AEAD // nil if the key does not open
+	next    uint32      // the number of the frame that comes next
 	status  int
 	header  []byte
 	first   time.Time
@@ -277,65 +334,74 @@ type remnant struct {
 	torn    bool // more came than could be read
 }
 
-// remnants reads what earlier boots left of the sessions that are wanted. What is torn or does not open ends a session's
-// remnant and no other's.
-func (j *journal) remnants(ctx context.Context, wanted map[record.ID]bool) (map[record.ID]*remnant, error) {
-	found := make(map[record.ID]*remnant)
-	ciphers := make(map[record.ID]cipher.AEAD)
-	next := make(map[record.ID]uint32)
+// remnants are what earlier boots left.
+type remnants struct {
+	of      map[record.ID]*remnant
+	damaged bool // a segment could not be read to its end: of any session there may have been more
+}
+
+// remnants reads what earlier boots left of the sessions that are wanted. What does not open ends a session's remnant and
+// no other's.
+func (j *journal) remnants(ctx context.Context, wanted map[record.ID]bool) (remnants, error) {
+	all := remnants{of: make(map[record.ID]*remnant)}
 	for _, name := range j.old {
+		if err := ctx.Err(); err != nil {
+			return all, err
+		}
 		f, err := os.Open(name)
 		if err != nil {
-			return nil, fmt.Errorf("gateway: the stream journal: %w", err)
+			return all, fmt.Errorf("gateway: the stream journal: %w", err)
 		}
-		err = readFrames(f, func(fr frame) error {
+		whole, err := readFrames(bufio.NewReaderSize(f, 256<<10), func(fr frame) {
 			if !wanted[fr.session] {
-				return nil
+				return
 			}
-			m := found[fr.session]
+			m := all.of[fr.session]
 			if m == nil {
 				m = &remnant{keyName: fr.keyName, table: []byte{'['}}
-				found[fr.session] = m
+				all.of[fr.session] = m
 				if key, err := j.keys.Open(ctx, fr.keyName); err == nil {
-					if ciphers[fr.session], err = journalCipher(key); err != nil {
-						return err
-					}
+					m.aead, _ = journalCipher(key)
 				}
 			}
-			a := ciphers[fr.session]
-			if a == nil || m.torn || fr.n != next[fr.session] {
-				m.torn = true
-				return nil
-			}
-			plain, err := a.Open(nil, frameNonce(fr.n), fr.sealed, fr.aad)
-			if err != nil || len(plain) < 9 {
-				m.torn = true
-				return nil
-			}
-			next[fr.session]++
-			m.add(plain[0], int64(binary.BigEndian.Uint64(plain[1:])), plain[9:])
-			return nil
+			m.take(fr)
 		})
 		f.Close()
 		if err != nil {
-			return nil, err
+			return all, err
 		}
+		all.damaged = all.damaged || !whole
 	}
-	for _, m := range found {
+	for _, m := range all.of {
 		m.table = append(m.table, ']')
 	}
-	return found, nil
+	return all, nil
 }
 
-func (m *remnant) add(kind byte, micros int64, b []byte) {
+// take adds a frame, if it is the next one and opens.
+func (m *remnant) take(fr frame) {
+	if m.torn {
+		return
+	}
+	m.torn = true
+	if m.aead == nil || fr.n != m.next {
+		return
+	}
+	plain, err := m.aead.Open(nil, frameNonce(fr.n), fr.sealed, fr.aad)
+	if err != nil || len(plain) < 9 {
+		return
+	}
+	micros, b := int64(binary.BigEndian.Uint64(plain[1:])), plain[9:]
 	switch {
-	case kind == frameHead && len(b) >= 2:
+	case plain[0] == frameHead && len(b) >= 2:
 		m.status, m.header, m.first = int(binary.BigEndian.Uint16(b)), b[2:], time.UnixMicro(micros)
-	case kind == framePiece:
+	case plain[0] == framePiece:
 		m.body = append(m.body, b...)
 		m.table = appendEvent(m.table, len(b), time.Duration(micros)*time.Microsecond)
 		m.pieces++
 	}
+	m.next++
+	m.torn = false
 }
 
 type frame struct {
@@ -346,36 +412,35 @@ type frame struct {
 	sealed  []byte
 }
 
-// readFrames calls f for every whole frame. A torn last one is where the crash was, and the end.
-func readFrames(r io.Reader, f func(frame) error) error {
+// readFrames calls f for every frame until one cannot be read, and tells whether that was the end. A torn last one is
+// where a crash was; it was not passed on.
+func readFrames(r io.Reader, f func(frame)) (whole bool, err error) {
+	var b bytes.Buffer
 	for {
-		var length [4]byte
-		if _, err := io.ReadFull(r, length[:]); err != nil {
-			return endOfFrames(err)
+		b.Reset()
+		if n, err := io.CopyN(&b, r, 4); err != nil {
+			return n == 0 && err == io.EOF, endOfFrames(err)
 		}
-		n := binary.BigEndian.Uint32(length[:])
+		n := int64(binary.BigEndian.Uint32(b.Bytes()))
 		if n < frameFixed-4 || n > maxFrame {
-			return nil
+			return false, nil
 		}
-		b := make([]byte, 4+n)
-		copy(b, length[:])
-		if _, err := io.ReadFull(r, b[4:]); err != nil {
-			return endOfFrames(err)
+		if _, err := io.CopyN(&b, r, n); err != nil {
+			return false, endOfFrames(err)
 		}
-		fr := frame{session: record.ID(b[4:20]), n: binary.BigEndian.Uint32(b[20:24])}
-		head := frameFixed + int(b[24])
-		if head > len(b) {
-			return nil
+		whole := b.Bytes()
+		fr := frame{session: record.ID(whole[4:20]), n: binary.BigEndian.Uint32(whole[20:24])}
+		head := frameFixed + int(whole[24])
+		if head > len(whole) {
+			return false, nil
 		}
-		fr.keyName, fr.aad, fr.sealed = string(b[frameFixed:head]), b[:head], b[head:]
-		if err := f(fr); err != nil {
-			return err
-		}
+		fr.keyName, fr.aad, fr.sealed = string(whole[frameFixed:head]), whole[:head], whole[head:]
+		f(fr)
 	}
 }
 
 func endOfFrames(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
 	return fmt.Errorf("gateway: the stream journal: %w", err)

@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // An API says how a model's interface speaks: which paths it has, how it takes a credential, what ends its streams and
@@ -35,7 +37,9 @@ func ParseAPI(s string) (API, error) {
 }
 
 // String returns the API's name in a configuration.
-func (a API) String() string { return [...]string{"http", "openai", "anthropic"}[a] }
+func (a API) String() string { return apiNames[a] }
+
+var apiNames = [...]string{"http", "openai", "anthropic"}
 
 func (a API) protocol() protocol {
 	return [...]protocol{protocolHTTP, protocolOpenAI, protocolAnthropic}[a]
@@ -79,6 +83,8 @@ type Route struct {
 	Header, Scheme string
 	// Forward and Return name further headers to pass to the model and back to the caller.
 	Forward, Return []string
+
+	escaped [][]byte // how JSON may write the credential; set by check
 }
 
 // Caller is a principal and one of its static keys.
@@ -93,16 +99,24 @@ type Caller struct {
 // nobody anything: who knows how near a hash is to a known one knows nothing of the key.
 type callers map[[sha256.Size]byte]*Caller
 
-func newCallers(list []Caller) (callers, error) {
+func newCallers(list []Caller, rs routes) (callers, error) {
 	cs := make(callers, len(list))
-	for i := range list {
-		c := &list[i]
+	for _, given := range list {
+		c := &given
 		sum, err := hex.DecodeString(c.SHA256)
 		if err != nil || len(sum) != sha256.Size {
 			return nil, fmt.Errorf("gateway: the key of caller %q is not 64 hex digits of SHA-256; make one with `tally keys new`", c.Name)
 		}
-		if c.Name == "" || len(c.Name) > 200 || strings.ContainsFunc(c.Name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-			return nil, fmt.Errorf("gateway: the caller's name %q is empty, too long or has control characters", c.Name)
+		if c.Name == "" || !plainName(c.Name) {
+			return nil, fmt.Errorf("gateway: the caller's name %q is empty, longer than %d bytes or has control characters", c.Name, maxCaller)
+		}
+		if !plainName(c.Key) {
+			return nil, fmt.Errorf("gateway: the name %q of a key of caller %q is longer than %d bytes or has control characters", c.Key, c.Name, maxCaller)
+		}
+		for _, name := range c.Routes {
+			if !slices.ContainsFunc(rs, func(m matcher) bool { return m.route.Name == name }) {
+				return nil, fmt.Errorf("gateway: the caller %q may use the route %q, which there is none of", c.Name, name)
+			}
 		}
 		if was := cs[[sha256.Size]byte(sum)]; was != nil {
 			return nil, fmt.Errorf("gateway: the callers %q and %q have the same key", was.Name, c.Name)
@@ -110,6 +124,13 @@ func newCallers(list []Caller) (callers, error) {
 		cs[[sha256.Size]byte(sum)] = c
 	}
 	return cs, nil
+}
+
+// maxCaller is the longest name of a caller or of a key, in bytes.
+const maxCaller = 200
+
+func plainName(s string) bool {
+	return len(s) <= maxCaller && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
 // routes are in order: the longer path first.
@@ -126,8 +147,8 @@ func newRoutes(list []Route) (routes, error) {
 	}
 	var rs routes
 	names := make(map[string]bool)
-	for i := range list {
-		r := &list[i]
+	for _, given := range list {
+		r := &given
 		if err := r.check(); err != nil {
 			return nil, err
 		}
@@ -170,20 +191,28 @@ func (r *Route) check() error {
 	}) {
 		return fmt.Errorf("gateway: the route's name %q is not 1 to 64 of a-z, 0-9, '-', '.'", r.Name)
 	}
+	if int(r.API) >= len(apiNames) {
+		return fmt.Errorf("gateway: the route %q has no API", r.Name)
+	}
 	if r.Prefix == "" && r.API != HTTP {
 		r.Prefix = "/"
 	}
-	if !strings.HasPrefix(r.Prefix, "/") || !strings.HasSuffix(r.Prefix, "/") || strings.HasPrefix(r.Prefix, ownPrefix) {
-		return fmt.Errorf("gateway: the route %q has the prefix %q; a prefix begins and ends with a slash and is not below %s", r.Name, r.Prefix, ownPrefix)
+	if !isPrefix(r.Prefix) || strings.HasPrefix(r.Prefix, ownPrefix) {
+		return fmt.Errorf("gateway: the route %q has the prefix %q; a prefix is / or /name/, of letters, digits and -._~, and not below %s", r.Name, r.Prefix, ownPrefix)
 	}
 	u := r.Upstream
-	if u == nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	if u == nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return fmt.Errorf("gateway: the route %q needs an upstream such as https://api.example.com, without user, query or fragment", r.Name)
 	}
+	if r.Credential == nil && (r.Header != "" || r.Scheme != "") {
+		return fmt.Errorf("gateway: the route %q says how to send a credential and has none", r.Name)
+	}
 	if r.Credential != nil {
-		if s := r.Credential.Reveal(); len(s) < 8 || bytes.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		s := r.Credential.Reveal()
+		if len(s) < 8 || bytes.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' }) {
 			return fmt.Errorf("gateway: the credential of the route %q is shorter than 8 characters or has characters that a header cannot carry", r.Name)
 		}
+		r.escaped = escapedForms(s)
 		if r.Header == "" {
 			switch r.API {
 			case Anthropic:
@@ -192,13 +221,55 @@ func (r *Route) check() error {
 				r.Header, r.Scheme = "Authorization", "Bearer"
 			}
 		}
+		if !isToken(r.Header) || slices.Contains(framing, strings.ToLower(r.Header)) {
+			return fmt.Errorf("gateway: the route %q sends its credential in the header %q, which is not one that can hold it", r.Name, r.Header)
+		}
+		if r.Scheme != "" && !isToken(r.Scheme) {
+			return fmt.Errorf("gateway: the route %q has the scheme %q; a scheme is a word such as Bearer", r.Name, r.Scheme)
+		}
 	}
-	for _, h := range slices.Concat(r.Forward, r.Return, []string{"X-" + r.Header}) {
-		if strings.ContainsFunc(h, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c) }) {
+	for _, h := range slices.Concat(r.Forward, r.Return) {
+		if !isToken(h) {
 			return fmt.Errorf("gateway: the route %q names the header %q, which is not a header's name", r.Name, h)
+		}
+		if listed(strings.ToLower(h), never) {
+			return fmt.Errorf("gateway: the route %q names the header %q, which never passes", r.Name, h)
+		}
+	}
+	for _, h := range r.Forward {
+		if strings.EqualFold(h, r.Header) {
+			return fmt.Errorf("gateway: the route %q forwards the header %q, in which it sends its credential", r.Name, h)
 		}
 	}
 	return nil
+}
+
+// framing are the headers that say how a request is read: they hold no credential.
+var framing = []string{"host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade", "expect", "accept-encoding", "user-agent"}
+
+// isToken says whether s can name a header (RFC 9110 §5.6.2).
+func isToken(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(c rune) bool {
+		return c <= ' ' || c > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c)
+	})
+}
+
+// isPrefix says whether a path that is read strictly can begin with s.
+func isPrefix(s string) bool {
+	if s == "/" {
+		return true
+	}
+	if len(s) < 3 || s[0] != '/' || s[len(s)-1] != '/' {
+		return false
+	}
+	for segment := range strings.SplitSeq(s[1:len(s)-1], "/") {
+		if segment == "" || segment == "." || segment == ".." || strings.ContainsFunc(segment, func(c rune) bool {
+			return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune("-._~", c))
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // match returns the route of a path, or nil. path is the raw path of the target, without query.

@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -25,15 +25,15 @@ import (
 // ownPrefix is where the gateway's own endpoints lie. No route can.
 const ownPrefix = "/.tallystick/"
 
-// SessionHeader names the session in every answer to a call whose caller is known.
+// SessionHeader names the session in the answer to every call. Of a call whose caller is not known nothing is on record.
 const SessionHeader = "Tallystick-Session"
 
 // handle answers one request. A fault of ours answers 500 and ends the call; the process and the other calls live.
 func (g *Gateway) handle(ctx *fasthttp.RequestCtx) {
 	defer func() {
 		if p := recover(); p != nil {
-			g.log.Error("a handler panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			g.answer(ctx, record.ID{}, &refusal{http.StatusInternalServerError, "internal", "the gateway met a fault of its own; the call was ended"})
+			g.log.Error("a handler panicked", "panic", panicText(p), "stack", string(debug.Stack()))
+			g.answer(ctx, record.ID{}, fault())
 			ctx.SetConnectionClose()
 		}
 	}()
@@ -77,12 +77,15 @@ type call struct {
 
 	ctx    context.Context // ends with the call: a limit, the caller gone, the gateway stopping
 	cancel context.CancelCauseFunc
+	total  *time.Timer
 	watch  *watch
 	left   atomic.Bool // the caller is gone
 
 	// request is the request entry on its way; nil while there is none, and in the mode open when it was lost.
 	request *record.Ticket
 	lost    bool // in the mode open: this session will leave no entries
+	ended   bool // its response was drafted: there is no second
+	struck  int  // how often the service credential was struck out
 }
 
 // Why a call was ended before the answer was.
@@ -93,18 +96,18 @@ var (
 	errTooMuch  = errors.New("the answer is over the limit")
 	errStopping = errors.New("the gateway stopped")
 	errLog      = errors.New("the answer could not be recorded")
+	errNoWord   = errors.New("the log had not answered when the gateway stopped")
 )
 
 // serve is the trip of a call, in its order. Step 1, the strict reading, is behind us: the connection did it.
 func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
-	g.active.Add(1)
-	defer g.active.Add(-1)
 	c := &call{g: g, received: time.Now()}
 	c.id = record.NewID(c.received)
+	defer c.rescue(ctx)
 
 	// 2. Identify: who calls, by the key it shows.
 	var no *refusal
-	if c.caller, no = g.identify(ctx); no != nil {
+	if c.caller, no = g.identify(&ctx.Request.Header); no != nil {
 		g.writer.Shed(1)
 		g.answer(ctx, c.id, no)
 		return
@@ -116,21 +119,16 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 		return
 	}
 
+	// From here on the call ends early if its caller leaves, if it takes too long, or if the gateway stops.
+	c.begin(ctx)
+
 	// 5. Record the request. In strict, it is durable when this returns.
-	if no = c.recordRequest(ctx); no != nil {
-		g.answer(ctx, c.id, no)
+	if err := c.recordRequest(ctx); err != nil {
+		c.unsent(ctx, err)
 		return
 	}
 
 	// 6. Send: a fresh request, with the service credential.
-	c.ctx, c.cancel = context.WithCancelCause(g.stopping)
-	defer c.rescue(ctx)
-	c.watch = watchCaller(ctx.Conn(), func() {
-		c.left.Store(true)
-		if !g.cfg.Linger {
-			c.cancel(errGone)
-		}
-	})
 	resp, body, err := c.send(ctx)
 	if err != nil {
 		c.end(ctx, err)
@@ -151,10 +149,39 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 	}
 }
 
+// begin starts the clock and the watch of a call. over ends both.
+func (c *call) begin(ctx *fasthttp.RequestCtx) {
+	c.g.active.Add(1)
+	var cancel context.CancelCauseFunc
+	c.ctx, cancel = context.WithCancelCause(c.g.stopping)
+	c.cancel = cancel
+	c.total = time.AfterFunc(c.g.limits.Total, func() { cancel(errTotal) })
+	c.watch = watchCaller(ctx.Conn(), func() {
+		c.left.Store(true)
+		if !c.g.cfg.Linger {
+			cancel(errGone)
+		}
+	})
+}
+
+// over lets go of what the call held. Twice is nothing.
+func (c *call) over() {
+	if c.cancel == nil {
+		return
+	}
+	c.watch.stop()
+	c.total.Stop()
+	c.cancel(nil)
+	c.cancel = nil
+	clear(c.key)
+	c.key = nil // what is sealed after this gets another, never zeros
+	c.g.active.Add(-1)
+}
+
 // identify finds the caller by the key in Authorization or X-Api-Key. Two different keys are no key.
-func (g *Gateway) identify(ctx *fasthttp.RequestCtx) (*Caller, *refusal) {
+func (g *Gateway) identify(h *fasthttp.RequestHeader) (*Caller, *refusal) {
 	var key []byte
-	for name, v := range ctx.Request.Header.All() {
+	for name, v := range h.All() {
 		switch {
 		case equalFold(name, "authorization"):
 			scheme, rest, _ := bytes.Cut(v, []byte(" "))
@@ -196,7 +223,7 @@ func (c *call) decide(ctx *fasthttp.RequestCtx) *refusal {
 	if len(c.caller.Routes) > 0 && !slices.Contains(c.caller.Routes, c.route.Name) {
 		return &refusal{http.StatusForbidden, "route_not_allowed", "the key may not use the route " + c.route.Name}
 	}
-	if c.route.API == HTTP || len(ctx.Request.Body()) == 0 || len(ctx.Request.Header.Peek("Content-Encoding")) > 0 {
+	if c.route.API == HTTP || len(ctx.Request.Body()) == 0 || packed(&ctx.Request.Header) {
 		return nil
 	}
 	model, err := outlineBody(ctx.Request.Body())
@@ -213,11 +240,14 @@ func (c *call) refuse(ctx *fasthttp.RequestCtx, no *refusal) {
 	r := c.requestRecord(ctx)
 	r.Add(record.FieldStatus, strconv.AppendInt(nil, int64(no.status), 10))
 	r.Add(record.FieldError, []byte(no.message))
-	if d, err := c.draft(ctx, record.Entry{Kind: record.Refused, Reason: no.code}, r); err == nil {
-		if _, err := c.g.writer.Submit(d); err != nil {
-			c.g.writer.Shed(1)
-		}
+	d, err := c.draft(record.Entry{Kind: record.Refused, Reason: no.code}, r)
+	if err == nil {
+		_, err = c.g.writer.Submit(d)
 	}
+	if err != nil {
+		c.g.writer.Shed(1)
+	}
+	clear(c.key)
 	c.g.answer(ctx, c.id, no)
 }
 
@@ -246,10 +276,13 @@ func (c *call) requestRecord(ctx *fasthttp.RequestCtx) record.Record {
 }
 
 // draft seals a record and makes the entry's draft of it.
-func (c *call) draft(ctx context.Context, e record.Entry, r record.Record) (record.Draft, error) {
+func (c *call) draft(e record.Entry, r record.Record) (record.Draft, error) {
 	if c.key == nil {
-		var err error
-		if c.keyName, c.key, err = c.g.cfg.Keys.New(ctx); err != nil {
+		ctx, err := c.ctx, error(nil)
+		if ctx == nil {
+			ctx = c.g.silenced // it is refused before it has begun
+		}
+		if c.keyName, c.key, err = c.g.newKey(ctx); err != nil {
 			return record.Draft{}, fmt.Errorf("data key: %w", err)
 		}
 	}
@@ -263,24 +296,32 @@ func (c *call) draft(ctx context.Context, e record.Entry, r record.Record) (reco
 }
 
 // recordRequest puts the request into the log: until it is durable in strict, on its way otherwise.
-func (c *call) recordRequest(ctx *fasthttp.RequestCtx) *refusal {
-	d, err := c.draft(ctx, record.Entry{Kind: record.Request}, c.requestRecord(ctx))
+func (c *call) recordRequest(ctx *fasthttp.RequestCtx) error {
+	d, err := c.draft(record.Entry{Kind: record.Request}, c.requestRecord(ctx))
 	if err == nil {
 		c.request, err = c.g.writer.Submit(d)
 	}
 	if err == nil && c.g.cfg.Mode == Strict {
-		err = c.request.Wait(ctx)
+		err = c.request.Wait(c.ctx)
 	}
-	switch {
-	case err == nil:
-		return nil
-	case c.g.cfg.Mode == Open:
+	if err != nil && c.g.cfg.Mode == Open {
 		c.request, c.lost = nil, true
-		c.g.log.Warn("a call passes unrecorded", "session", c.id, "err", err)
-		c.g.writer.Lose(1, "log_unavailable")
+		c.unrecorded(err)
 		return nil
 	}
-	return unavailable(err)
+	return err
+}
+
+// unsent answers a call that was not sent because its request could not be recorded. If the call ended while the log
+// had the request in hand, the request may come to be on record, and then its end must be too.
+func (c *call) unsent(ctx *fasthttp.RequestCtx, err error) {
+	if c.request != nil && context.Cause(c.ctx) != nil {
+		c.end(ctx, context.Cause(c.ctx))
+		return
+	}
+	defer c.over()
+	c.g.log.Warn("a call could not be recorded and was not sent", "session", c.id, "err", err)
+	c.g.answer(ctx, c.id, unavailable(err))
 }
 
 // unavailable is the answer when nothing can be recorded, and so nothing passes.
@@ -293,6 +334,8 @@ func unavailable(err error) *refusal {
 		message = "the log's disk is full, so the call was not sent; whoever runs the gateway must free space"
 	case errors.Is(err, tlog.ErrQuarantine):
 		message = "the log is in quarantine, so the call was not sent; whoever runs the gateway must look at the evidence"
+	case errors.Is(err, tlog.ErrTooLarge):
+		return &refusal{http.StatusRequestEntityTooLarge, "record_too_large", "the call is too large to be recorded, so it was not sent; send a smaller one"}
 	}
 	return &refusal{http.StatusServiceUnavailable, "record_unavailable", message}
 }
@@ -300,26 +343,30 @@ func unavailable(err error) *refusal {
 // give answers with a whole body, once its record is durable.
 func (c *call) give(ctx *fasthttp.RequestCtx, resp *http.Response, body []byte) {
 	defer c.over()
-	body, struck := c.strike(body)
+	c.strike(body)
 	out := record.Complete
 	if c.left.Load() {
 		out = record.ClientGone
 	}
-	a := answered{status: resp.StatusCode, header: resp.Header, body: body, struck: struck, outcome: out}
-	if err := c.recordResponse(ctx, a); err != nil {
+	if err := c.recordResponse(answered{status: resp.StatusCode, header: resp.Header, body: body, outcome: out}); err != nil {
 		c.g.answer(ctx, c.id, unavailableAnswer())
 		return
 	}
 	c.head(ctx, resp)
+	c.allow(ctx, len(body))
 	if ctx.IsHead() {
 		ctx.Response.SkipBody = true
 		if n := resp.ContentLength; n > 0 {
 			ctx.Response.Header.SetContentLength(int(n))
 		}
-	} else {
-		ctx.Response.SetBodyRaw(body)
+		return
 	}
-	c.allow(ctx.Conn(), len(body))
+	ctx.Response.SetBodyRaw(body)
+}
+
+// fault is the answer where the fault is the gateway's.
+func fault() *refusal {
+	return &refusal{http.StatusInternalServerError, "internal", "the gateway met a fault of its own; the call was ended"}
 }
 
 func unavailableAnswer() *refusal {
@@ -348,10 +395,9 @@ func (c *call) end(ctx *fasthttp.RequestCtx, err error) {
 	if errors.Is(err, errLog) {
 		no = unavailableAnswer()
 	}
-	body := no.body(c.id)
-	c.g.log.Warn("a call failed", "session", c.id, "outcome", out, "err", c.safe(err))
-	a := answered{status: no.status, body: body, outcome: out, err: c.safe(err)}
-	if err := c.recordResponse(ctx, a); err != nil {
+	why := c.safe(err)
+	c.g.log.Warn("a call failed", "session", c.id, "outcome", out, "err", why)
+	if err := c.recordResponse(answered{status: no.status, body: no.body(c.id), outcome: out, err: why}); err != nil {
 		no = unavailableAnswer()
 	}
 	c.g.answer(ctx, c.id, no)
@@ -372,7 +418,7 @@ func outcomeOf(c *call, err error) record.Outcome {
 		return record.Internal
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errCut):
 		return record.Truncated
-	case c.first.IsZero():
+	case c.first.IsZero(), errors.Is(err, errAnswer):
 		return record.UpstreamError
 	}
 	return record.Truncated
@@ -385,23 +431,58 @@ type answered struct {
 	body    []byte
 	events  []byte // the table of events, of a stream
 	finish  string // the protocol's own end, of a stream
-	struck  int
 	outcome record.Outcome
 	err     string
 }
 
-// recordResponse puts the response into the log. Unless the mode is open it returns when the response, and with it
-// the request, is durable.
-func (c *call) recordResponse(ctx context.Context, a answered) error {
-	if c.lost {
+// recordResponse puts the response into the log, once. Unless the mode is open it returns when the response, and with
+// it the request, is durable.
+func (c *call) recordResponse(a answered) error {
+	if c.lost || c.ended {
 		return nil
 	}
-	ended := time.Now()
+	c.ended = true
+	d, err := c.draft(record.Entry{Kind: record.Response, Outcome: a.outcome}, c.responseRecord(a))
+	if err != nil {
+		return c.unrecorded(err)
+	}
+	d.After, d.Together = c.request, true
+	t, err := c.g.writer.Submit(d)
+	if err != nil {
+		return c.unrecorded(err)
+	}
+	if c.g.cfg.Mode == Open {
+		c.g.late.Go(func() {
+			if err := c.g.settled(t); err != nil {
+				c.unrecorded(err)
+			}
+		})
+		return nil
+	}
+	if err := c.g.settled(t); err != nil {
+		return c.unrecorded(err)
+	}
+	return nil
+}
+
+// settled waits until an entry is durable. That does not depend on the call's own context: what is on its way will be
+// durable whether the caller waits or not, and nobody may have the end of an answer before it is. It ends, unanswered,
+// only when the gateway has waited long enough for its last words.
+func (g *Gateway) settled(t *record.Ticket) error {
+	err := t.Wait(g.silenced)
+	if err != nil && errors.Is(err, g.silenced.Err()) {
+		err = errNoWord
+	}
+	return err
+}
+
+// responseRecord is what is known of a call when it has ended.
+func (c *call) responseRecord(a answered) record.Record {
 	r := make(record.Record, 0, 10)
 	r.Add(record.FieldSession, []byte(c.id.String()))
 	r.Add(record.FieldStatus, strconv.AppendInt(nil, int64(a.status), 10))
 	if a.header != nil {
-		r.Add(record.FieldHeaders, recordedHeader(a.header, c))
+		r.Add(record.FieldHeaders, recordedHeader(a.header))
 	}
 	if a.events != nil {
 		r.Add(record.FieldEvents, a.events)
@@ -409,86 +490,26 @@ func (c *call) recordResponse(ctx context.Context, a answered) error {
 	if a.finish != "" {
 		r.Add(record.FieldFinish, []byte(a.finish))
 	}
-	if a.struck > 0 {
-		r.Add(record.FieldRedacted, strconv.AppendInt(nil, int64(a.struck), 10))
+	if c.struck > 0 {
+		r.Add(record.FieldRedacted, strconv.AppendInt(nil, int64(c.struck), 10))
 	}
 	if a.err != "" {
 		r.Add(record.FieldError, []byte(a.err))
 	}
-	r.Add(record.FieldTimes, appendTimes(nil, "received", c.received, "sent", c.sent, "first", c.first, "ended", ended))
+	r.Add(record.FieldTimes, appendTimes(nil, "received", c.received, "sent", c.sent, "first", c.first, "ended", time.Now()))
 	r.Add(record.FieldBody, a.body)
-	d, err := c.draft(ctx, record.Entry{Kind: record.Response, Outcome: a.outcome}, r)
-	if err != nil {
-		return c.unrecorded(err)
-	}
-	d.After = c.request
-	t, err := c.g.writer.Submit(d)
-	if err != nil {
-		return c.unrecorded(err)
-	}
-	if c.g.cfg.Mode == Open {
-		c.g.late.Add(1)
-		go func() {
-			defer c.g.late.Done()
-			<-t.Done()
-			if err := t.Wait(context.Background()); err != nil {
-				c.unrecorded(err)
-			}
-		}()
-		return nil
-	}
-	// Not by the call's own context: what is written will be durable whether the caller waits or not, and the caller
-	// must not have the end before it is.
-	if err := t.Wait(context.WithoutCancel(ctx)); err != nil {
-		return c.unrecorded(err)
-	}
-	return nil
+	return r
 }
 
-// unrecorded counts a session whose end could not be recorded. In open it passes; otherwise the caller is not given
-// what is not on record.
+// unrecorded counts a session that could not be recorded, or not to its end. In open it passes; otherwise the caller is
+// not given what is not on record.
 func (c *call) unrecorded(err error) error {
-	c.g.log.Error("a response could not be recorded", "session", c.id, "err", err)
+	c.g.log.Error("a session could not be recorded", "session", c.id, "err", err)
 	if c.g.cfg.Mode == Open {
 		c.g.writer.Lose(1, "log_unavailable")
 		return nil
 	}
 	return err
-}
-
-// over lets go of what the call held.
-func (c *call) over() {
-	c.watch.stop()
-	c.cancel(nil)
-	clear(c.key)
-}
-
-// strike puts asterisks where the service credential stands in b, in place, and says how often it did.
-func (c *call) strike(b []byte) ([]byte, int) {
-	if c.route.Credential == nil {
-		return b, 0
-	}
-	secret, n := c.route.Credential.Reveal(), 0
-	for from := 0; ; n++ {
-		i := bytes.Index(b[from:], secret)
-		if i < 0 {
-			return b, n
-		}
-		from += i
-		for j := range secret {
-			b[from+j] = '*'
-		}
-		from += len(secret)
-	}
-}
-
-// safe is the text of an error without the service credential.
-func (c *call) safe(err error) string {
-	if err == nil {
-		return ""
-	}
-	s, _ := c.strike([]byte(err.Error()))
-	return string(s)
 }
 
 // head gives the caller the head of the model's answer.
@@ -500,16 +521,21 @@ func (c *call) head(ctx *fasthttp.RequestCtx, resp *http.Response) {
 			continue
 		}
 		for _, v := range values {
-			b, _ := c.strike([]byte(v))
-			ctx.Response.Header.AddBytesV(name, b)
+			ctx.Response.Header.Add(name, v)
 		}
 	}
 	ctx.Response.Header.Set(SessionHeader, c.id.String())
 }
 
-// allow gives the caller time to take n bytes: the deadline is for each thing written, never for a whole stream.
-func (c *call) allow(conn net.Conn, n int) {
-	conn.SetWriteDeadline(time.Now().Add(c.g.limits.WriteTime + time.Duration(n>>16)*time.Second))
+// allow gives the caller time to take n bytes. The server ends the time with the answer.
+func (c *call) allow(ctx *fasthttp.RequestCtx, n int) {
+	ctx.SetWriteDeadline(c.g.writeTime(n))
+}
+
+// writeTime is when n bytes that are written now must have been taken: the time is for each thing written, never for a
+// whole stream.
+func (g *Gateway) writeTime(n int) time.Time {
+	return time.Now().Add(g.limits.WriteTime + time.Duration(n>>16)*time.Second)
 }
 
 // rescue ends a call that met a fault of ours: on record as internal, answered with 500.
@@ -518,10 +544,24 @@ func (c *call) rescue(ctx *fasthttp.RequestCtx) {
 	if p == nil {
 		return
 	}
-	c.g.log.Error("a call panicked", "session", c.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 	defer c.over()
-	no := &refusal{http.StatusInternalServerError, "internal", "the gateway met a fault of its own; the call was ended"}
-	c.recordResponse(ctx, answered{status: no.status, body: no.body(c.id), outcome: record.Internal, err: "a fault of the gateway"})
+	c.panicked(p)
+	no := fault()
+	if c.request != nil {
+		c.recordResponse(answered{status: no.status, body: no.body(c.id), outcome: record.Internal, err: "a fault of the gateway"})
+	}
 	c.g.answer(ctx, c.id, no)
 	ctx.SetConnectionClose()
+}
+
+func (c *call) panicked(p any) {
+	c.g.log.Error("a call panicked", "session", c.id, "panic", panicText(p), "stack", string(debug.Stack()))
+}
+
+// panicText is what a panic says, where that is the runtime's own word: of any other it could be somebody's secret.
+func panicText(p any) string {
+	if err, ok := p.(runtime.Error); ok {
+		return err.Error()
+	}
+	return fmt.Sprintf("a %T", p)
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -17,13 +16,14 @@ import (
 )
 
 // A tee is an answer on its way through: what arrives is journaled, then passed on, and the end is withheld until the
-// response is on record. fasthttp reads it on the connection's goroutine and sends what each Read returns at once.
+// response is on record. The server reads it on the connection's goroutine and sends what each step gives at once.
 type tee struct {
 	c      *call
 	conn   net.Conn
 	resp   *http.Response
 	body   *answerBody
 	events bool // an event stream that is read as one
+	size   int  // of the body, -1 if it is not known
 	scan   eventScanner
 	track  *track // in the journal
 
@@ -37,17 +37,18 @@ type tee struct {
 	carry []byte // the beginning of what may be the credential
 	seen  endKind
 	mark  string // the protocol's end as it was seen
-	cut   int    // how often the credential was struck out
-	err   error  // what Read returns once ready is empty
+	err   error  // what comes when ready is empty
 	over  bool
 }
 
 // stream answers with what comes, as it comes. head has come already.
 func (c *call) stream(ctx *fasthttp.RequestCtx, resp *http.Response, body *answerBody, head []byte) {
-	s := &tee{c: c, conn: ctx.Conn(), resp: resp, body: body, events: isStream(resp), buf: make([]byte, 16<<10), last: c.first}
+	s := &tee{c: c, conn: ctx.Conn(), resp: resp, body: body, events: isStream(resp), size: -1, buf: make([]byte, 16<<10), last: c.first}
 	s.scan.Max = c.g.limits.Event
 	if s.events {
 		s.table = append(make([]byte, 0, 1024), '[')
+	} else if resp.ContentLength >= 0 {
+		s.size = int(resp.ContentLength)
 	}
 	if err := s.begin(head); err != nil {
 		s.finish(err)
@@ -55,13 +56,9 @@ func (c *call) stream(ctx *fasthttp.RequestCtx, resp *http.Response, body *answe
 		return
 	}
 	c.head(ctx, resp)
+	c.allow(ctx, 0)
 	ctx.Response.ImmediateHeaderFlush = true
-	c.allow(s.conn, 0)
-	size := -1
-	if resp.ContentLength >= 0 && !s.events {
-		size = int(resp.ContentLength)
-	}
-	ctx.SetBodyStream(s, size)
+	ctx.SetBodyStream(s, s.size)
 }
 
 // begin opens the journal for the answer and holds back, where the mode asks for it, until the request is durable.
@@ -74,43 +71,81 @@ func (s *tee) begin(head []byte) error {
 	}
 	var err error
 	if s.track, err = c.g.journal.begin(c.id, c.keyName, c.key); err == nil {
-		err = s.track.head(s.resp.StatusCode, recordedHeader(s.resp.Header, c), c.sent, c.first)
+		err = s.track.head(s.resp.StatusCode, recordedHeader(s.resp.Header), c.first)
 	}
-	if err == nil && len(head) > 0 {
-		err = s.take(bytes.Clone(head))
+	if err := s.unjournaled(err); err != nil {
+		return err
 	}
-	return s.unjournaled(err)
+	if len(head) > 0 {
+		s.ready = s.out[:0]
+		return s.take(head)
+	}
+	return nil
 }
 
 // unjournaled decides what a journal that cannot be written means: the end of the stream, or in open nothing.
 func (s *tee) unjournaled(err error) error {
-	if err == nil || s.c.g.cfg.Mode == Open && !errors.Is(err, errTooLong) {
+	if err == nil || s.c.g.cfg.Mode == Open {
 		return nil
-	}
-	if errors.Is(err, errTooLong) {
-		return err
 	}
 	return fmt.Errorf("%w: %w", errLog, err)
 }
 
-// Read gives the caller what has come and may be passed on, and waits for more when there is none.
-func (s *tee) Read(p []byte) (n int, err error) {
+// next returns what has come and may be passed on, and waits for more when there is none. The bytes are good until the
+// next call.
+func (s *tee) next() (b []byte, err error) {
 	defer func() {
-		if f := recover(); f != nil {
-			s.c.g.log.Error("a stream panicked", "session", s.c.id, "panic", fmt.Sprint(f), "stack", string(debug.Stack()))
-			n, err = 0, s.fail()
+		if p := recover(); p != nil {
+			b, err = nil, s.fail(p)
 		}
 	}()
 	for len(s.ready) == 0 {
 		if s.err != nil {
-			return 0, s.err
+			return nil, s.err
 		}
 		s.fill()
 	}
-	n = copy(p, s.ready)
-	s.ready = s.ready[n:]
-	s.c.allow(s.conn, n)
+	b, s.ready = s.ready, nil
+	return b, nil
+}
+
+// Read is next for whoever brings a buffer.
+func (s *tee) Read(p []byte) (int, error) {
+	b, err := s.next()
+	if err != nil {
+		return 0, err
+	}
+	n := copy(p, b)
+	s.ready = b[n:]
+	s.conn.SetWriteDeadline(s.c.g.writeTime(n))
 	return n, nil
+}
+
+// SupportsBodyWriteTo tells the server to let the tee write.
+func (s *tee) SupportsBodyWriteTo() bool { return true }
+
+// WriteTo passes the answer on: each step in one write to the server, which makes a chunk of it and sends that. A body
+// of known length the server would gather in a buffer first, so that goes to the connection itself, behind the head,
+// which is there already.
+func (s *tee) WriteTo(w io.Writer) (n int64, err error) {
+	if s.size >= 0 {
+		w = s.conn
+	}
+	for {
+		b, err := s.next()
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+		s.conn.SetWriteDeadline(s.c.g.writeTime(len(b)))
+		m, err := w.Write(b)
+		n += int64(m)
+		if err != nil {
+			return n, err
+		}
+	}
 }
 
 // fill reads once from the model.
@@ -119,7 +154,7 @@ func (s *tee) fill() {
 	s.ready = s.out[:0]
 	defer func() { s.out = s.ready[:0] }()
 	if n > 0 {
-		if terr := s.unjournaled(s.take(s.buf[:n])); terr != nil {
+		if terr := s.take(s.buf[:n]); terr != nil {
 			err = terr
 		}
 	}
@@ -130,19 +165,26 @@ func (s *tee) fill() {
 
 // take is step 7 for the bytes of one read: strike out, journal, then make ready. b may be changed.
 func (s *tee) take(b []byte) error {
+	var err error
 	if !s.events {
-		b = s.strikeAcross(b)
-		return s.pass(b, false)
+		err = s.pass(s.strikeAcross(b), false)
+	} else {
+		err = s.scan.Scan(b, func(raw []byte, ev event) error {
+			s.c.strike(raw)
+			if end := terminal(s.c.route.API.protocol(), ev); end != endNone && s.seen == endNone {
+				s.seen = end
+				s.mark = markOf(end, ev)
+			}
+			return s.pass(raw, true)
+		})
 	}
-	return s.scan.Scan(b, func(raw []byte, ev event) error {
-		raw, n := s.c.strike(raw)
-		s.cut += n
-		if end := terminal(s.c.route.API.protocol(), ev); end != endNone && s.seen == endNone {
-			s.seen = end
-			s.mark = markOf(end, ev)
-		}
-		return s.pass(raw, true)
-	})
+	if jerr := s.unjournaled(s.track.flush()); err == nil {
+		err = jerr
+	}
+	if errors.Is(err, errLog) {
+		s.ready = s.ready[:0] // not in the journal, so it does not pass
+	}
+	return err
 }
 
 // markOf names the protocol's end: the event's type, or its data where that is the marker itself.
@@ -158,7 +200,7 @@ func markOf(end endKind, ev event) string {
 	return "end"
 }
 
-// pass journals a piece and makes it ready, or withholds it when it is the end.
+// pass takes a piece for the journal and makes it ready, or withholds it when it is the end.
 func (s *tee) pass(b []byte, event bool) error {
 	if len(b) == 0 {
 		return nil
@@ -166,9 +208,7 @@ func (s *tee) pass(b []byte, event bool) error {
 	now := time.Now()
 	gap := now.Sub(s.last)
 	s.last = now
-	if err := s.track.piece(b, gap); err != nil && s.c.g.cfg.Mode != Open {
-		return err
-	}
+	s.track.piece(b, gap)
 	s.kept = append(s.kept, b...)
 	if event {
 		s.table = appendEvent(s.table, len(b), gap)
@@ -176,7 +216,7 @@ func (s *tee) pass(b []byte, event bool) error {
 	switch {
 	case s.seen != endNone:
 		s.held = append(s.held, b...)
-	case !event && s.resp.ContentLength >= 0 && int64(len(s.kept)) >= s.resp.ContentLength:
+	case s.size >= 0 && len(s.kept) >= s.size:
 		// The last bytes of a body of known length: all but one may go, and one is enough to withhold the whole.
 		s.ready = append(s.ready, b[:len(b)-1]...)
 		s.held = append(s.held, b[len(b)-1])
@@ -205,16 +245,30 @@ func (s *tee) strikeAcross(b []byte) []byte {
 		b = append(s.carry, b...)
 		s.carry = nil
 	}
-	b, n := s.c.strike(b)
-	s.cut += n
-	secret := s.c.route.Credential.Reveal()
-	for k := min(len(secret)-1, len(b)); k > 0; k-- {
-		if bytes.HasSuffix(b, secret[:k]) {
-			s.carry = bytes.Clone(b[len(b)-k:])
-			return b[:len(b)-k]
-		}
+	s.c.strike(b)
+	if k := s.c.begun(b); k > 0 {
+		s.carry = bytes.Clone(b[len(b)-k:])
+		b = b[:len(b)-k]
 	}
 	return b
+}
+
+// rest makes ready what was waiting for more when the end came.
+func (s *tee) rest(whole bool) error {
+	rest := s.carry
+	if s.events {
+		rest = bytes.Clone(s.scan.Rest())
+		s.c.strike(rest)
+	}
+	s.carry = nil
+	if !whole {
+		s.c.strikeEnd(rest)
+	}
+	err := s.pass(rest, s.events)
+	if err == nil {
+		err = s.unjournaled(s.track.flush())
+	}
+	return err
 }
 
 // finish is step 8: err is io.EOF when the transport came to its own end. When the response is on record, what was
@@ -226,18 +280,14 @@ func (s *tee) finish(err error) {
 	s.over = true
 	c := s.c
 	whole := errors.Is(err, io.EOF)
-	var rest []byte
-	if s.events {
-		rest, _ = c.strike(bytes.Clone(s.scan.Rest()))
-	} else {
-		rest, s.carry = s.carry, nil
-	}
-	if len(rest) > 0 {
-		s.unjournaled(s.pass(rest, s.events))
+	if !errors.Is(err, errLog) {
+		if rerr := s.rest(whole); rerr != nil {
+			whole, err = false, rerr
+		}
 	}
 	if whole {
 		err = nil
-		if protocolEnd := s.events && c.route.API != HTTP && s.resp.StatusCode < 300; protocolEnd && s.seen == endNone || !protocolEnd && !ended(s.resp) {
+		if !s.ended() {
 			err = errCut
 		}
 	}
@@ -251,18 +301,15 @@ func (s *tee) finish(err error) {
 	case err == nil && s.seen == endError:
 		out = record.UpstreamError
 	}
-	a := answered{
-		status: s.resp.StatusCode, header: s.resp.Header, body: s.kept, events: s.table, finish: s.mark, struck: s.cut,
-		outcome: out, err: c.safe(err),
-	}
-	logged := c.recordResponse(c.g.stopping, a)
-	s.track.end(logged == nil)
-	s.body.Close()
-	c.over()
+	why := c.safe(err)
+	logged := c.recordResponse(answered{
+		status: s.resp.StatusCode, header: s.resp.Header, body: s.kept, events: s.table, finish: s.mark, outcome: out, err: why,
+	})
+	s.release(logged == nil)
 	switch {
 	case err != nil:
 		s.err = fmt.Errorf("gateway: the answer is cut: %s", out)
-		c.g.log.Warn("a stream was cut", "session", c.id, "outcome", out, "err", c.safe(err))
+		c.g.log.Warn("a stream was cut", "session", c.id, "outcome", out, "err", why)
 	case logged != nil:
 		s.err = errLog
 	default:
@@ -272,25 +319,50 @@ func (s *tee) finish(err error) {
 	s.kept, s.held = nil, nil
 }
 
-// fail ends a stream that met a fault of ours.
-func (s *tee) fail() error {
-	if !s.over {
-		s.over = true
-		s.c.recordResponse(s.c.g.stopping, answered{status: s.resp.StatusCode, header: s.resp.Header, body: s.kept, outcome: record.Internal, err: "a fault of the gateway"})
-		s.track.end(false)
-		s.body.Close()
-		s.c.over()
+// ended says whether an answer whose transport came to its end came to its own: by the protocol where it has an end,
+// else by the transport where that can tell an end from a cut, else by being one JSON value.
+func (s *tee) ended() bool {
+	if s.events && s.c.route.API != HTTP && s.resp.StatusCode < 300 {
+		return s.seen != endNone
 	}
+	return ended(s.resp) || !s.events && isJSON(s.kept)
+}
+
+// release lets go of the journal, of the model and of the call.
+func (s *tee) release(logged bool) {
+	s.track.end(logged)
+	s.body.Close()
+	s.c.over()
+}
+
+// fail ends a stream that met a fault of ours: on record as internal, and cut.
+func (s *tee) fail(p any) error {
+	s.over, s.ready = true, nil
 	s.err = errors.New("gateway: a fault of its own ended the answer")
+	c := s.c
+	c.panicked(p)
+	logged := false
+	defer func() { s.release(logged) }()
+	if c.ended {
+		return s.err // it met the fault while it was being recorded, or after
+	}
+	logged = nil == c.recordResponse(answered{
+		status: s.resp.StatusCode, header: s.resp.Header, body: s.kept, outcome: record.Internal, err: "a fault of the gateway",
+	})
 	return s.err
 }
 
-// Close is called by fasthttp when it reads no more: after the end, or when the caller did not take what was written. Then
-// the model's call is ended, or seen through to its end where the gateway lingers, and the session put on record.
+// Close is called by the server when it asks for no more: after the end, or when the caller did not take what was written.
+// Then the model's call is ended, or seen through to its end where the gateway lingers, and the session put on record.
 func (s *tee) Close() error {
 	if s.over {
 		return nil
 	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.fail(p)
+		}
+	}()
 	s.c.left.Store(true)
 	if s.c.g.cfg.Linger {
 		for s.err == nil {

@@ -2,21 +2,40 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
+	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
 )
 
 // closeUnfinished gives an end to the sessions that earlier boots left open: a response with the outcome interrupted,
 // holding what the journal kept. It runs beside the serving of new calls, once a boot, and when it has been cut short
 // the next boot does the rest.
-func (g *Gateway) closeUnfinished(ctx context.Context) error {
+func (g *Gateway) closeUnfinished(ctx context.Context) {
 	open, err := g.writer.Unfinished(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		err = g.closeEach(ctx, open)
 	}
+	switch {
+	case ctx.Err() != nil, errors.Is(err, tlog.ErrQuarantine):
+	case err != nil:
+		g.log.Error("the sessions that an earlier boot left open could not all be closed; the next boot tries again", "sessions", len(open), "err", err)
+	case len(open) > 0:
+		g.log.Info("closed the sessions that an earlier boot left open", "sessions", len(open))
+	}
+}
+
+// closeTogether is how many sessions are closed at once, and closePause how long the log is left alone when it took one
+// not.
+const (
+	closeTogether = 128
+	closePause    = 200 * time.Millisecond
+)
+
+func (g *Gateway) closeEach(ctx context.Context, open []record.Unfinished) error {
 	wanted := make(map[record.ID]bool, len(open))
 	for _, u := range open {
 		wanted[u.Session] = true
@@ -25,60 +44,73 @@ func (g *Gateway) closeUnfinished(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var tickets []*record.Ticket
-	for _, u := range open {
-		d, err := g.interrupted(ctx, u, kept[u.Session])
+	for len(open) > 0 {
+		batch, rest := open[:min(len(open), closeTogether)], open[min(len(open), closeTogether):]
+		again, err := g.closeBatch(ctx, batch, kept)
 		if err != nil {
-			return fmt.Errorf("close the interrupted session %s: %w", u.Session, err)
-		}
-		for {
-			t, err := g.writer.Submit(d)
-			if err == nil {
-				tickets = append(tickets, t)
-				break
-			}
-			// Busy: those before are on their way.
-			if g.writer.Broken() != nil || len(tickets) == 0 {
-				return fmt.Errorf("close the interrupted session %s: %w", u.Session, err)
-			}
-			if err := tickets[len(tickets)-1].Wait(ctx); err != nil {
-				return err
-			}
-		}
-	}
-	for _, t := range tickets {
-		if err := t.Wait(ctx); err != nil {
 			return err
 		}
-	}
-	if len(open) > 0 {
-		g.log.Info("closed the sessions that an earlier boot left open", "sessions", len(open))
+		if open = append(again, rest...); len(again) > 0 {
+			select {
+			case <-time.After(closePause):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
 	}
 	return g.journal.forget()
 }
 
+// closeBatch closes sessions and returns those that the log did not take.
+func (g *Gateway) closeBatch(ctx context.Context, batch []record.Unfinished, kept remnants) (again []record.Unfinished, err error) {
+	refused := func(err error) bool { return errors.Is(err, tlog.ErrBusy) || errors.Is(err, tlog.ErrFull) }
+	tickets := make([]*record.Ticket, len(batch))
+	for i, u := range batch {
+		d, err := g.interrupted(ctx, u, kept)
+		if err == nil {
+			tickets[i], err = g.writer.Submit(d)
+		}
+		if err != nil && !refused(err) {
+			return nil, fmt.Errorf("close the interrupted session %s: %w", u.Session, err)
+		}
+	}
+	for i, t := range tickets {
+		err := tlog.ErrBusy
+		if t != nil {
+			err = t.Wait(ctx)
+		}
+		switch {
+		case refused(err):
+			again = append(again, batch[i])
+		case err != nil:
+			return nil, fmt.Errorf("close the interrupted session %s: %w", batch[i].Session, err)
+		}
+	}
+	return again, nil
+}
+
 // interrupted drafts the end of a session from what is left of it.
-func (g *Gateway) interrupted(ctx context.Context, u record.Unfinished, m *remnant) (record.Draft, error) {
+func (g *Gateway) interrupted(ctx context.Context, u record.Unfinished, kept remnants) (record.Draft, error) {
+	m := kept.of[u.Session]
 	r := make(record.Record, 0, 8)
 	r.Add(record.FieldSession, []byte(u.Session.String()))
 	var key []byte
 	var name string
-	kept := "nothing of an answer: the gateway died before one came, or before any of it was passed on"
-	first := time.Time{}
+	var first time.Time
+	what := "nothing of an answer: the gateway ended before one came, or before any of it was passed on"
 	if m != nil {
-		name = m.keyName
-		key, _ = g.cfg.Keys.Open(ctx, name)
-		first = m.first
-		kept = fmt.Sprintf("%d pieces of the answer, %d bytes: at most these had been passed on", m.pieces, len(m.body))
-		if m.torn {
-			kept += "; the journal ends in a piece that cannot be read"
-		}
+		name, first = m.keyName, m.first
+		key, _ = g.cfg.Keys.Open(ctx, name) // if it does not open, another seals what there is to say
+		what = fmt.Sprintf("%d bytes of the answer in %d pieces: all that was passed on, but for the last %v before a loss of power", len(m.body), m.pieces, syncEvery)
 		r.Add(record.FieldStatus, strconv.AppendInt(nil, int64(m.status), 10))
 		r.Add(record.FieldHeaders, m.header)
 		r.Add(record.FieldEvents, m.table)
 		r.Add(record.FieldBody, m.body)
 	}
-	r.Add(record.FieldKept, []byte(kept))
+	if kept.damaged || m != nil && m.torn {
+		what += "; the journal is damaged, so that more may have been passed on than can be read"
+	}
+	r.Add(record.FieldKept, []byte(what))
 	r.Add(record.FieldTimes, appendTimes(nil, "first", first, "closed", time.Now()))
 	if key == nil {
 		var err error

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -26,7 +27,7 @@ type pools struct {
 	limits Limits
 
 	mu   sync.Mutex
-	open map[poolKey]*pool
+	open map[poolKey]*pool // under mu
 }
 
 type poolKey struct {
@@ -71,6 +72,15 @@ func (p *pools) of(r *Route, caller string) *http.Transport {
 	return t.transport
 }
 
+// close closes the connections that carry no call.
+func (p *pools) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range p.open {
+		t.transport.CloseIdleConnections()
+	}
+}
+
 // newTransport returns a client for one route. It follows no redirect (a RoundTripper never does), asks for no
 // compression, and dials the route's host only.
 func newTransport(r *Route, roots *x509.CertPool, l Limits) *http.Transport {
@@ -107,13 +117,12 @@ var errAnswer = errors.New("the model's answer is not one that can be passed on"
 // errCut says that an answer stopped before its end, where the transport itself could not tell.
 var errCut = errors.New("the model's answer stopped before its end")
 
-// An answerBody is a model's body while it is read: every read may take Limits.Silence, all of them Limits.Total, and
-// at most Limits.Answer bytes come.
+// An answerBody is a model's body while it is read: every read may take Limits.Silence, and at most Limits.Answer bytes
+// come.
 type answerBody struct {
 	c       *call
 	body    io.ReadCloser
-	silence *time.Timer
-	total   *time.Timer
+	silence *time.Timer // runs while the model is waited for
 	read    int64
 }
 
@@ -138,13 +147,12 @@ func (c *call) send(ctx *fasthttp.RequestCtx) (*http.Response, *answerBody, erro
 		req.Body = http.NoBody
 	}
 	l := c.g.limits
-	a := &answerBody{c: c}
-	a.total = time.AfterFunc(l.Total, func() { c.cancel(errTotal) })
-	a.silence = time.AfterFunc(l.FirstByte, func() { c.cancel(errSilence) })
+	cancel := c.cancel
+	a := &answerBody{c: c, silence: time.AfterFunc(l.FirstByte, func() { cancel(errSilence) })}
 	c.sent = time.Now()
 	resp, err := c.g.pools.of(c.route, c.caller.Name).RoundTrip(req)
+	a.silence.Stop()
 	if err != nil {
-		a.quiet()
 		if cause := context.Cause(c.ctx); cause != nil {
 			err = cause
 		}
@@ -152,8 +160,8 @@ func (c *call) send(ctx *fasthttp.RequestCtx) (*http.Response, *answerBody, erro
 	}
 	c.first = time.Now()
 	a.body = resp.Body
-	a.silence.Reset(l.Silence)
-	if err := c.checkHead(resp); err != nil {
+	c.strikeHead(resp.Header)
+	if err := checkAnswer(resp); err != nil {
 		a.Close()
 		return nil, nil, err
 	}
@@ -164,8 +172,8 @@ func (c *call) send(ctx *fasthttp.RequestCtx) (*http.Response, *answerBody, erro
 	return resp, a, nil
 }
 
-// checkHead says whether an answer's head can be passed on.
-func (c *call) checkHead(resp *http.Response) error {
+// checkAnswer says whether an answer's head can be passed on.
+func checkAnswer(resp *http.Response) error {
 	if resp.StatusCode < 200 || resp.StatusCode > 599 {
 		return fmt.Errorf("%w: status %d", errAnswer, resp.StatusCode)
 	}
@@ -175,8 +183,9 @@ func (c *call) checkHead(resp *http.Response) error {
 // Read reads as its owner allows. io.EOF means that the transport came to its own end.
 func (a *answerBody) Read(p []byte) (int, error) {
 	l := a.c.g.limits
-	n, err := a.body.Read(p)
 	a.silence.Reset(l.Silence)
+	n, err := a.body.Read(p)
+	a.silence.Stop()
 	a.read += int64(n)
 	if a.read > l.Answer {
 		return 0, errTooMuch
@@ -191,13 +200,8 @@ func (a *answerBody) Read(p []byte) (int, error) {
 
 // Close lets go of the answer. What was not read makes its connection unfit for another call.
 func (a *answerBody) Close() error {
-	a.quiet()
-	return a.body.Close()
-}
-
-func (a *answerBody) quiet() {
 	a.silence.Stop()
-	a.total.Stop()
+	return a.body.Close()
 }
 
 // wholeBytes is the largest body that is taken in before any of it is passed on.
@@ -217,7 +221,7 @@ func isStream(resp *http.Response) bool {
 // whole takes in an answer that is a body and not a stream: one of a known and moderate length, or, on a route whose
 // API does not stream but as events, any of moderate length. With rest it is a stream after all, of which head has come.
 func (c *call) whole(resp *http.Response, body *answerBody) (head []byte, rest bool, err error) {
-	if c.method == http.MethodHead {
+	if c.method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
 		return nil, false, nil
 	}
 	if isStream(resp) {
@@ -244,8 +248,12 @@ func (c *call) whole(resp *http.Response, body *answerBody) (head []byte, rest b
 	return b.Bytes(), false, nil
 }
 
-// isJSON says whether b is one JSON value: an end of its own, where the transport has none.
+// isJSON says whether b is one JSON object or array: an end of its own, where the transport has none. No beginning of
+// such a value is one.
 func isJSON(b []byte) bool {
-	_, err := outlineBody(b)
-	return err == nil
+	b = bytes.TrimLeft(b, " \t\r\n")
+	if len(b) == 0 || b[0] != '{' && b[0] != '[' {
+		return false
+	}
+	return json.Valid(b)
 }

@@ -1,0 +1,135 @@
+package gateway
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// The service credential is put on the wire and nowhere else. A model that sends it back, in one piece, finds it struck
+// out: by asterisks, as many as it is long, so that lengths stay what they were. Bytes are looked at as they came: a
+// model that sends its credential in pieces of several events, or encoded, can still tell it to a caller. Who runs
+// such a model has the credential anyway.
+
+// forms are the ways in which the credential is looked for: as it is, and as JSON writes it where that is another.
+func (r *Route) forms() [][]byte {
+	if r.Credential == nil {
+		return nil
+	}
+	return append([][]byte{r.Credential.Reveal()}, r.escaped...)
+}
+
+// escapedForms returns how JSON may write a credential, without the ways that are the credential itself.
+func escapedForms(secret []byte) [][]byte {
+	var out [][]byte
+	add := func(b []byte) {
+		if !bytes.Equal(b, secret) && !slices.ContainsFunc(out, func(o []byte) bool { return bytes.Equal(o, b) }) {
+			out = append(out, b)
+		}
+	}
+	for _, html := range []bool{false, true} {
+		var b bytes.Buffer
+		enc := json.NewEncoder(&b)
+		enc.SetEscapeHTML(html)
+		if enc.Encode(string(secret)) != nil {
+			continue
+		}
+		inner := bytes.TrimSuffix(bytes.TrimPrefix(bytes.TrimSpace(b.Bytes()), []byte{'"'}), []byte{'"'})
+		add(inner)
+		add(bytes.ReplaceAll(inner, []byte("/"), []byte(`\/`)))
+	}
+	return out
+}
+
+// strike puts asterisks where the service credential stands in b, in place, and counts how often it did.
+func (c *call) strike(b []byte) {
+	for _, form := range c.route.forms() {
+		for from := 0; ; c.struck++ {
+			i := bytes.Index(b[from:], form)
+			if i < 0 {
+				break
+			}
+			from += i + len(form)
+			stars(b[from-len(form) : from])
+		}
+	}
+}
+
+func stars(b []byte) {
+	for i := range b {
+		b[i] = '*'
+	}
+}
+
+// begun returns how many of the last bytes of b could be the beginning of the credential.
+func (c *call) begun(b []byte) int {
+	most := 0
+	for _, form := range c.route.forms() {
+		for k := min(len(form)-1, len(b)); k > most; k-- {
+			if bytes.HasSuffix(b, form[:k]) {
+				most = k
+			}
+		}
+	}
+	return most
+}
+
+// tellingBytes is how much of a credential says something of the rest. Less is what all of a provider's have in common.
+const tellingBytes = 8
+
+// strikeEnd strikes out the beginning of a credential at the end of an answer that was cut there.
+func (c *call) strikeEnd(b []byte) {
+	if k := c.begun(b); k >= tellingBytes {
+		stars(b[len(b)-k:])
+		c.struck++
+	}
+}
+
+// strikeHead does the same for a model's head, names included, and takes out what the head itself says is for this
+// connection only.
+func (c *call) strikeHead(h http.Header) {
+	for _, v := range h["Connection"] {
+		for name := range strings.SplitSeq(v, ",") {
+			if name = strings.TrimSpace(name); !strings.EqualFold(name, "Connection") {
+				h.Del(name)
+			}
+		}
+	}
+	for _, form := range c.route.forms() {
+		secret := string(form)
+		lower := strings.ToLower(secret)
+		for name, values := range h {
+			if strings.Contains(strings.ToLower(name), lower) {
+				delete(h, name)
+				c.struck++
+				continue
+			}
+			for i, v := range values {
+				if n := strings.Count(v, secret); n > 0 {
+					values[i] = strings.ReplaceAll(v, secret, strings.Repeat("*", len(secret)))
+					c.struck += n
+				}
+			}
+		}
+	}
+}
+
+// maxWhy is the longest text of an error, in bytes, that goes on record.
+const maxWhy = 1 << 10
+
+// safe is the text of an error without the service credential.
+func (c *call) safe(err error) string {
+	if err == nil {
+		return ""
+	}
+	b := []byte(err.Error())
+	if c.route != nil {
+		c.strike(b)
+	}
+	if len(b) > maxWhy {
+		b = append(b[:maxWhy:maxWhy], "…"...)
+	}
+	return strings.ToValidUTF8(string(b), "\uFFFD")
+}

@@ -29,7 +29,7 @@ const (
 	Policy    Kind = "policy"    // the rules changed
 	Approval  Kind = "approval"  // a person was asked, or decided
 	Access    Kind = "access"    // a person read a record
-	Erasure   Kind = "erasure"   // the payloads of a session's entries before this one were destroyed
+	Erasure   Kind = "erasure"   // the payloads of a session's request, approvals and response were destroyed
 	Gap       Kind = "gap"       // numbers that were given to entries that were lost
 )
 

@@ -347,6 +347,17 @@ func TestUnpackLimit(t *testing.T) {
 	}
 }
 
+// One segment is its own window.
+func TestUnpackSegment(t *testing.T) {
+	c := newCoder(t)
+	if b, err := c.Unpack(bomb(8<<20, true)); err != nil || len(b) != 8<<20 {
+		t.Errorf("8 MiB: %d bytes, %v", len(b), err)
+	}
+	if b, err := c.Unpack(bomb(8<<20+1, true)); err == nil {
+		t.Errorf("over 8 MiB: %d bytes", len(b))
+	}
+}
+
 // What an http-ish text of another project's corpus says comes out as it went in.
 func TestSealForeignText(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("testdata", "zstd", "facebook", "good", "http"))

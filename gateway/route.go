@@ -147,8 +147,9 @@ func newRoutes(list []Route) (routes, error) {
 	}
 	var rs routes
 	names := make(map[string]bool)
-	for _, given := range list {
-		r := &given
+	list = slices.Clone(list) // what check fills in is not written into the caller's
+	for i := range list {
+		r := &list[i]
 		if err := r.check(); err != nil {
 			return nil, err
 		}

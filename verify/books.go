@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -12,10 +13,13 @@ import (
 // books are those that the writers of a log keep, kept again from what they wrote: the numbers of each boot, and which
 // sessions are open. They hold what is open and one line for each boot; what has ended is forgotten.
 type books struct {
-	wrong wrongs
-	pens  map[string]*pen
-	open  map[record.ID]*session
+	wrong  wrongs
+	pens   map[string]*pen
+	owners map[record.ID]string // of all boots
+	open   map[record.ID]*session
 
+	crashed                                   []string // the first of the boots that ended without a stop
+	crashes                                   int
 	boots, sessions, refused, beats, gapCount int
 	lost, shed                                uint64
 	gaps                                      []Finding // the first of them
@@ -24,10 +28,9 @@ type books struct {
 // A pen is one writer.
 type pen struct {
 	boot    record.ID
-	boots   map[record.ID]bool // all it ever had
-	next    uint64             // number of the boot
-	last    time.Time          // of the boot
-	stopped bool               // the boot has its stop entry
+	next    uint64    // number of the boot
+	last    time.Time // of the boot
+	stopped bool      // the boot has its stop entry
 
 	// Of the boot: numbers declared lost, and entries that refer to nothing because what they would refer to was lost.
 	lost, orphans uint64
@@ -64,6 +67,9 @@ func (b *books) entry(st *statement) {
 		b.follow(p, st)
 	case record.Refused:
 		b.refused++
+		if s := b.open[e.Session]; s != nil {
+			b.wrong.add(SessionChain, subjectEntry(st.index), "a refusal in the session %s, which %s began", e.Session, subjectEntry(s.index))
+		}
 	case record.Heartbeat, record.Stop:
 		b.beat(p, st)
 	}
@@ -77,18 +83,22 @@ func (b *books) number(st *statement) *pen {
 	e, subject := &st.record, subjectEntry(st.index)
 	p := b.pens[e.By]
 	if p == nil {
-		p = &pen{boots: make(map[record.ID]bool)}
+		p = new(pen)
 		b.pens[e.By] = p
 	}
+	owner, known := b.owners[e.Boot]
 	switch {
+	case known && owner != e.By:
+		b.wrong.add(BootsOrdered, subject, "%s writes in the boot %s of %s", e.By, e.Boot, owner)
+		return p
 	case e.Kind == record.Start:
-		if p.boots[e.Boot] {
+		if known {
 			b.wrong.add(BootsOrdered, subject, "the boot %s of %s starts a second time", e.Boot, e.By)
 		}
 		b.begin(p, st)
 		return p
 	case e.Boot == p.boot:
-	case p.boots[e.Boot]:
+	case known:
 		b.wrong.add(BootsOrdered, subject, "it is of the boot %s of %s, which ended when %s began", e.Boot, e.By, p.boot)
 		return p
 	default:
@@ -117,10 +127,15 @@ func (b *books) number(st *statement) *pen {
 
 // begin begins a boot; whatever boot the writer had is over.
 func (b *books) begin(p *pen, st *statement) {
-	b.endBoot(p, st.record.By)
 	e := &st.record
+	b.endBoot(p, e.By)
+	if !p.boot.IsZero() && !p.stopped {
+		if b.crashes++; b.crashes <= maxListed {
+			b.crashed = append(b.crashed, fmt.Sprintf("the boot %s of %s, whose last entry is of %s", p.boot, e.By, stamp(p.last)))
+		}
+	}
 	b.boots++
-	p.boots[e.Boot] = true
+	b.owners[e.Boot] = e.By
 	p.boot, p.next, p.last, p.stopped = e.Boot, e.Seq+1, e.Time, false
 	p.lost, p.orphans = 0, 0
 }
@@ -149,13 +164,10 @@ func (b *books) request(p *pen, st *statement) {
 func (b *books) follow(p *pen, st *statement) {
 	e, subject := &st.record, subjectEntry(st.index)
 	s := b.open[e.Session]
-	none := e.Prev == tlog.Hash{}
-	if none {
-		p.orphans++ // to be made good by a declared loss
-	}
 	switch {
-	case s == nil && none:
+	case s == nil && e.Prev == tlog.Hash{}:
 		b.sessions++
+		p.orphans++ // to be made good by a declared loss
 		return
 	case s == nil:
 		b.wrong.add(SessionChain, subject, "a %s in the session %s, which is not open: it has no request, or has ended", e.Kind, e.Session)
@@ -163,7 +175,7 @@ func (b *books) follow(p *pen, st *statement) {
 	case s.by != e.By:
 		b.wrong.add(SessionChain, subject, "a %s by %s in the session %s of %s", e.Kind, e.By, e.Session, s.by)
 		return
-	case !none && e.Prev != s.leaf:
+	case e.Prev != s.leaf:
 		b.wrong.add(SessionChain, subject, "a %s that does not refer to the entry before it in the session %s, which %s began", e.Kind, e.Session, subjectEntry(s.index))
 	}
 	s.leaf = st.leaf
@@ -249,6 +261,12 @@ func (b *books) notProven(r *Report) {
 		if p.orphans > p.lost {
 			r.notProven("what %d entries of %s refer to: it has not yet said that they were lost", p.orphans-p.lost, by)
 		}
+	}
+	for _, boot := range b.crashed {
+		r.notProven("what came last in %s: it ended without a stop entry, as in a crash", boot)
+	}
+	if more := b.crashes - len(b.crashed); more > 0 {
+		r.notProven("what came last in %d further boots that ended without a stop entry", more)
 	}
 	if b.lost > 0 {
 		r.notProven("what the %d lost entries would have said", b.lost)

@@ -199,9 +199,9 @@ func (r *Report) bracket(subject string, entries []statement, tree witnessed) {
 	r.is(TimesBracketed, subject, err, "seen by witnesses by %s; clocks may be %s apart", stamp(tree.last), ClockSkew)
 }
 
-// chain says whether the entries are those of one session, in order: a request, approvals, and a response, or a
-// refusal alone, each stating the leaf hash of the one before it; and any time after the first, who read it and that
-// it was erased.
+// chain says whether the entries are those of one session, in order (tlog/record/FORMAT.md §6.4): a request, approvals,
+// and a response, or a refusal alone, and then erasures, each stating the leaf hash of the one before it, which an erasure
+// may leave out; and any time after the first, who read it.
 func chain(id record.ID, entries []statement) error {
 	first := &entries[0]
 	if k := first.record.Kind; k != record.Request && k != record.Refused {
@@ -221,38 +221,30 @@ func chain(id record.ID, entries []statement) error {
 		if st.index <= entries[i-1].index {
 			return fmt.Errorf("%s stands after %s", name, subjectEntry(entries[i-1].index))
 		}
+		ended := last.record.Kind != record.Request && last.record.Kind != record.Approval
 		switch e.Kind {
 		case record.Access:
 			continue
-		case record.Erasure:
-			if e.Prev != (tlog.Hash{}) && !anyLeaf(entries[:i], e.Prev) {
-				return fmt.Errorf("%s refers to an entry that is not here", name)
-			}
-			continue
 		case record.Approval, record.Response:
+			switch was := &last.record; {
+			case ended:
+				return fmt.Errorf("%s comes after the session's end", name)
+			case e.By != was.By:
+				return fmt.Errorf("%s is by %s and %s by %s", name, e.By, subjectEntry(last.index), was.By)
+			case e.Boot == was.Boot && e.Seq <= was.Seq:
+				return fmt.Errorf("%s has the number %d and %s before it %d", name, e.Seq, subjectEntry(last.index), was.Seq)
+			}
+		case record.Erasure:
+			if !ended {
+				return fmt.Errorf("%s erases before the session's end", name)
+			}
 		default:
 			return fmt.Errorf("%s is a %s entry and does not continue a session", name, e.Kind)
 		}
-		switch was := &last.record; {
-		case was.Kind == record.Response || was.Kind == record.Refused:
-			return fmt.Errorf("%s comes after the session's end, %s", name, subjectEntry(last.index))
-		case e.Prev != last.leaf:
+		if e.Prev != last.leaf && (e.Kind != record.Erasure || e.Prev != tlog.Hash{}) {
 			return fmt.Errorf("%s does not refer to %s, the session's entry before it", name, subjectEntry(last.index))
-		case e.By != was.By:
-			return fmt.Errorf("%s is by %s and %s by %s", name, e.By, subjectEntry(last.index), was.By)
-		case e.Boot == was.Boot && e.Seq <= was.Seq:
-			return fmt.Errorf("%s has the number %d and %s before it %d", name, e.Seq, subjectEntry(last.index), was.Seq)
 		}
 		last = st
 	}
 	return nil
-}
-
-func anyLeaf(entries []statement, leaf tlog.Hash) bool {
-	for i := range entries {
-		if entries[i].leaf == leaf {
-			return true
-		}
-	}
-	return false
 }

@@ -260,6 +260,20 @@ func TestCheckGatewayLies(t *testing.T) {
 			w.edit(func(e *record.Entry) { e.Prev = tlog.Hash{7} }).erasure(a)
 			return a
 		}},
+		{"an erasure before the end", SessionChain, func(w *writer) record.ID {
+			a := w.request()
+			w.erasure(a)
+			w.response(a, record.Complete)
+			return a
+		}},
+		{"an erasure that passes over another", SessionChain, func(w *writer) record.ID {
+			a := w.request()
+			w.response(a, record.Complete)
+			leaf := w.leaf[a]
+			w.erasure(a)
+			w.edit(func(e *record.Entry) { e.Prev = leaf }).erasure(a)
+			return a
+		}},
 		{"the response came before the request", TimesOrdered, func(w *writer) record.ID {
 			a := w.request()
 			w.edit(func(e *record.Entry) { e.Time = began }).response(a, record.Complete)
@@ -304,13 +318,16 @@ func TestCheckAccess(t *testing.T) {
 	w.put(about(record.Access, id, requestRecord(id)))
 	w.leaf[id] = tlog.HashLeaf(c.entries[1])
 	w.response(id, record.Complete)
+	w.erasure(id)
+	w.erasure(id)
+	w.edit(func(e *record.Entry) { e.Prev = tlog.Hash{} }).erasure(id)
 	l := c.publish()
 	signed, err := l.Publish()
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := export(t, l, signed, all, id)
-	if r, err := Check(appendBundle(t, b), policy(t, "")); err != nil || !r.OK() || len(b.Sessions[0].Entries) != 3 {
+	if r, err := Check(appendBundle(t, b), policy(t, "")); err != nil || !r.OK() || len(b.Sessions[0].Entries) != 6 {
 		show(t, r)
 		t.Errorf("false: %v, %v", falseClaims(r), err)
 	}

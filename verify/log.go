@@ -65,7 +65,7 @@ func newAudit(r tlog.Reader, j judge, head witnessed) *audit {
 	a := &audit{r: r, head: head, wrong: make(wrongs)}
 	a.past = past{judge: j, upTo: head.Size}
 	a.past.history, _ = r.(tlog.History)
-	a.books = books{wrong: a.wrong, pens: make(map[string]*pen), open: make(map[record.ID]*session)}
+	a.books = books{wrong: a.wrong, pens: make(map[string]*pen), owners: make(map[record.ID]string), open: make(map[record.ID]*session)}
 	return a
 }
 

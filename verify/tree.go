@@ -143,7 +143,7 @@ type clock struct {
 func (c *clock) entry(w wrongs, st *statement) {
 	t := st.record.Time
 	if !c.floor.IsZero() && t.Before(c.floor.Add(-ClockSkew)) {
-		w.add(TimesBracketed, subjectEntry(st.index), "it states %s, and witnesses had seen the log without it at %s: it was back-dated, or its writer's clock is wrong", stamp(t), stamp(c.floor))
+		w.add(TimesBracketed, subjectEntry(st.index), "it states %s, and witnesses had seen the log without it at %s: it was back-dated, or its writer's clock is wrong, or the log left it waiting", stamp(t), stamp(c.floor))
 	}
 	if c.latest == nil || t.After(c.latest.record.Time) {
 		c.latest = st

@@ -104,7 +104,7 @@ func (c Pass) open(ctx context.Context, dir string) (direct, through string, sto
 	}
 	sum := sha256.Sum256([]byte(benchKey))
 	g, err := gateway.New(gateway.Config{
-		ID: "bench", Software: "tallystick/bench", Log: l, Keys: ringKeys{keys}, Journal: filepath.Join(dir, "journal"), Mode: c.Mode,
+		ID: "bench", Software: "tallystick/bench", Log: l, Keys: ring.ByName{Ring: keys}, Journal: filepath.Join(dir, "journal"), Mode: c.Mode,
 		Routes:  []gateway.Route{{Name: "openai", API: gateway.OpenAI, Upstream: up}},
 		Callers: []gateway.Caller{{Name: "bench", SHA256: hex.EncodeToString(sum[:])}},
 	})
@@ -120,23 +120,6 @@ func (c Pass) open(ctx context.Context, dir string) (direct, through string, sto
 		cancel()
 		return errors.Join(<-done, <-done, <-done, closeLog(), keys.Close())
 	}, nil
-}
-
-// ringKeys names the ring's keys as text.
-type ringKeys struct{ ring *ring.Ring }
-
-func (k ringKeys) New(ctx context.Context) (string, []byte, error) {
-	id, key, err := k.ring.New(ctx)
-	return id.String(), key.Bytes(), err
-}
-
-func (k ringKeys) Open(ctx context.Context, name string) ([]byte, error) {
-	id, err := ring.ParseID(name)
-	if err != nil {
-		return nil, err
-	}
-	key, err := k.ring.Open(ctx, id)
-	return key.Bytes(), err
 }
 
 // load makes calls for the time of a round.

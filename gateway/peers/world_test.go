@@ -53,14 +53,14 @@ func world(t *testing.T) (openaiBase, anthropicBase, shown string) {
 		return base + "/v1", base, key()
 	}
 	l := openLog(t)
-	ring := openRing(t)
+	keys := openRing(t)
 	up, err := url.Parse(base)
 	if err != nil {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256([]byte(callerKey))
 	g, err := gateway.New(gateway.Config{
-		ID: "gw-peers", Software: "tallystick/peers", Log: l, Keys: ring, Journal: t.TempDir(),
+		ID: "gw-peers", Software: "tallystick/peers", Log: l, Keys: keys, Journal: t.TempDir(),
 		Routes: []gateway.Route{
 			{Name: "openai", API: gateway.OpenAI, Upstream: up, Credential: secret(modelKey)},
 			{Name: "anthropic", API: gateway.Anthropic, Prefix: "/anthropic/", Upstream: up, Credential: secret(modelKey)},
@@ -161,10 +161,7 @@ func finished(t *testing.T, l *local.Log) {
 	}
 }
 
-// ringKeys names the ring's keys as text.
-type ringKeys struct{ ring *ring.Ring }
-
-func openRing(t *testing.T) ringKeys {
+func openRing(t *testing.T) ring.ByName {
 	t.Helper()
 	dir := t.TempDir()
 	kek, err := file.CreateKEK(filepath.Join(dir, "kek"))
@@ -181,19 +178,5 @@ func openRing(t *testing.T) ringKeys {
 		}
 	})
 	run(t, r.Run)
-	return ringKeys{r}
-}
-
-func (k ringKeys) New(ctx context.Context) (string, []byte, error) {
-	id, key, err := k.ring.New(ctx)
-	return id.String(), key.Bytes(), err
-}
-
-func (k ringKeys) Open(ctx context.Context, name string) ([]byte, error) {
-	id, err := ring.ParseID(name)
-	if err != nil {
-		return nil, err
-	}
-	key, err := k.ring.Open(ctx, id)
-	return key.Bytes(), err
+	return ring.ByName{Ring: r}
 }

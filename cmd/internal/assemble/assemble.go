@@ -44,7 +44,7 @@ type Env struct {
 type Vault struct {
 	Log    *local.Log
 	Signer *file.Signer
-	keys   ringKeys
+	keys   ring.ByName
 	env    Env
 }
 
@@ -76,16 +76,16 @@ func OpenVault(c *config.Config, env Env) (*Vault, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	return &Vault{Log: l, Signer: signer, keys: ringKeys{r}, env: env}, nil
+	return &Vault{Log: l, Signer: signer, keys: ring.ByName{Ring: r}, env: env}, nil
 }
 
 // Run keeps the log and the ring going until ctx ends.
 func (v *Vault) Run(ctx context.Context) error {
-	return together(ctx, v.Log.Run, v.keys.ring.Run)
+	return together(ctx, v.Log.Run, v.keys.Ring.Run)
 }
 
 // Close closes both. Run must have returned.
-func (v *Vault) Close() error { return errors.Join(v.Log.Close(), v.keys.ring.Close()) }
+func (v *Vault) Close() error { return errors.Join(v.Log.Close(), v.keys.Ring.Close()) }
 
 // Desk makes a desk and the pen it writes with, which the caller runs.
 func (v *Vault) Desk(id string) (*audit.Desk, *record.Writer, error) {
@@ -95,29 +95,6 @@ func (v *Vault) Desk(id string) (*audit.Desk, *record.Writer, error) {
 	}
 	d, err := audit.NewDesk(v.Log, v.keys, pen)
 	return d, pen, err
-}
-
-// ringKeys names the ring's keys as text.
-type ringKeys struct{ ring *ring.Ring }
-
-func (k ringKeys) New(ctx context.Context) (string, []byte, error) {
-	id, key, err := k.ring.New(ctx)
-	if err != nil {
-		return "", nil, err
-	}
-	return id.String(), key.Bytes(), nil
-}
-
-func (k ringKeys) Open(ctx context.Context, name string) ([]byte, error) {
-	id, err := ring.ParseID(name)
-	if err != nil {
-		return nil, err
-	}
-	key, err := k.ring.Open(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	return key.Bytes(), nil
 }
 
 // A House is everything in one process.

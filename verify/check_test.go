@@ -352,6 +352,24 @@ func TestCheckStops(t *testing.T) {
 	wantNotProven(t, r, "the rest was not judged")
 }
 
+// What has not ended cannot have been erased.
+func TestCheckErasedWhileOpen(t *testing.T) {
+	c := newChronicle(t)
+	w := c.writer("gw-1")
+	w.start()
+	id := w.request()
+	w.erasure(id)
+	l := c.publish()
+	signed, err := l.Publish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Check(appendBundle(t, export(t, l, signed, all, id)), policy(t, ""))
+	if want := []Claim{SessionChain, SessionComplete}; err != nil || !slices.Equal(falseClaims(r), want) {
+		t.Errorf("false: %v, want %v; %v", falseClaims(r), want, err)
+	}
+}
+
 func TestNoFindingsAreNoVerdict(t *testing.T) {
 	if (&Report{}).OK() {
 		t.Error("a report without findings says that all is well")

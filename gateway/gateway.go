@@ -359,8 +359,8 @@ func (g *Gateway) drain(d *door, served chan error, now bool) error {
 	defer out.Stop()
 	d.Close()
 	d.closeSilent()
+	<-served // nobody is let in any more
 	err := g.server.Shutdown()
-	<-served
 	g.late.Wait()
 	g.stop(errStopping)
 	g.silence()

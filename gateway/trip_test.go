@@ -10,6 +10,7 @@ import (
 
 // A call of each kind passes, is recorded whole, and the record says what the caller and the model saw.
 func TestCallsPassAndAreRecorded(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	for _, c := range []struct {
 		name, method, path, body string
@@ -68,6 +69,7 @@ func TestCallsPassAndAreRecorded(t *testing.T) {
 
 // An answer that stops before its end is cut for the caller and truncated on record.
 func TestCutAnswers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	for _, c := range []struct {
 		prompt string

@@ -9,9 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -25,8 +29,14 @@ import (
 
 const (
 	callerKey = "tk-alice-0123456789abcdef"
+	bobKey    = "tk-bob-fedcba9876543210"
 	canary    = "sk-canary-5f0e1c9a7b3d2468"
 )
+
+func hashOf(key string) string {
+	sum := sha256.Sum256([]byte(key))
+	return hex.EncodeToString(sum[:])
+}
 
 // plain is a Secret in the clear.
 type plain string
@@ -67,27 +77,73 @@ type world struct {
 	log     *tlogtest.Log
 	keys    *memKeys
 	journal string
+	said    *lines // what the gateway logs
 	model   *gatewaytest.Model
 	modelAt string // host:port of the model
 	base    string // URL of the gateway
+	at      string // host:port of the gateway
 	g       *Gateway
 	client  *http.Client
 	stop    func() error // ends the gateway and returns what Run did
+
+	faulty bool // the end of the gateway may be an error, and entries may be missing: the test looks for itself
 }
 
 // newWorld starts everything. change may alter the configuration.
 func newWorld(t *testing.T, change func(*Config)) *world {
 	t.Helper()
-	w := &world{t: t, log: tlogtest.NewLog(t), keys: &memKeys{}, journal: t.TempDir()}
+	return newWorldWith(t, (*gatewaytest.Model).Run, change)
+}
+
+// newRawWorld is a world whose model answers with the bytes that answer gives.
+func newRawWorld(t *testing.T, answer func(*gatewaytest.Model, *http.Request) gatewaytest.Wire, change func(*Config)) *world {
+	t.Helper()
+	return newWorldWith(t, func(m *gatewaytest.Model, ctx context.Context, ln net.Listener) error {
+		return m.RunRaw(ctx, ln, func(r *http.Request) gatewaytest.Wire { return answer(m, r) })
+	}, change)
+}
+
+// newServedWorld is a world whose model is an http.Handler.
+func newServedWorld(t *testing.T, h http.HandlerFunc, change func(*Config)) *world {
+	t.Helper()
+	return newWorldWith(t, func(_ *gatewaytest.Model, ctx context.Context, ln net.Listener) error {
+		srv := &http.Server{Handler: h, BaseContext: func(net.Listener) context.Context { return ctx }, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
+		context.AfterFunc(ctx, func() { srv.Close() })
+		srv.Serve(ln)
+		return nil
+	}, change)
+}
+
+func newWorldWith(t *testing.T, run func(*gatewaytest.Model, context.Context, net.Listener) error, change func(*Config)) *world {
+	t.Helper()
+	w := &world{t: t, log: tlogtest.NewLog(t), keys: &memKeys{}, journal: t.TempDir(), said: &lines{}}
 	w.model = gatewaytest.New(gatewaytest.Config{Key: canary})
 	ln := loopback(t)
 	w.modelAt = ln.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- w.model.Run(ctx, ln) }()
+	go func() { done <- run(w.model, ctx, ln) }()
 	t.Cleanup(func() { cancel(); <-done })
 	w.start(change)
 	return w
+}
+
+// lines keeps what was written, for a test to look at.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func loopback(t *testing.T) net.Listener {
@@ -106,7 +162,6 @@ func (w *world) start(change func(*Config)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sum := sha256.Sum256([]byte(callerKey))
 	cfg := Config{
 		ID: "gw-test", Software: "tallystick/test", Log: w.log, Keys: w.keys, Journal: w.journal,
 		Routes: []Route{
@@ -114,8 +169,12 @@ func (w *world) start(change func(*Config)) {
 			{Name: "anthropic", API: Anthropic, Upstream: up, Credential: plain(canary)},
 			{Name: "any", API: HTTP, Prefix: "/any/", Upstream: up, Credential: plain(canary), Header: "Authorization", Scheme: "Bearer"},
 		},
-		Callers: []Caller{{Name: "alice", SHA256: hex.EncodeToString(sum[:])}},
-		Limits:  Limits{Drain: 5 * time.Second},
+		Callers: []Caller{
+			{Name: "alice", SHA256: hashOf(callerKey)},
+			{Name: "bob", Key: "laptop", SHA256: hashOf(bobKey), Routes: []string{"openai", "any"}},
+		},
+		Limits: Limits{Drain: 5 * time.Second},
+		Logger: slog.New(slog.NewTextHandler(w.said, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if change != nil {
 		change(&cfg)
@@ -125,8 +184,9 @@ func (w *world) start(change func(*Config)) {
 		t.Fatal(err)
 	}
 	ln := loopback(t)
-	w.g, w.base = g, "http://"+ln.Addr().String()
-	w.client = &http.Client{Transport: &http.Transport{DisableCompression: true}}
+	w.g, w.at = g, ln.Addr().String()
+	w.base = "http://" + w.at
+	w.client = &http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- g.Run(ctx, ln) }()
@@ -136,10 +196,73 @@ func (w *world) start(change func(*Config)) {
 		return <-done
 	})
 	t.Cleanup(func() {
-		if err := w.stop(); err != nil && !t.Failed() {
+		if err := w.stop(); err != nil && !w.faulty && !t.Failed() {
 			t.Errorf("the gateway ended with: %v", err)
 		}
+		w.audit()
 	})
+}
+
+// audit goes over the whole world once everything has ended: the numbers of each boot rise by one, every session has a
+// request and one end, in that order and chained, every payload opens, and no secret stands anywhere.
+func (w *world) audit() {
+	t := w.t
+	next := make(map[record.ID]uint64)
+	open := make(map[record.ID]tlog.Hash)
+	var all bytes.Buffer
+	for i, e := range w.entries() {
+		from := e.Seq
+		if e.Kind == record.Gap {
+			from = e.From
+		}
+		if from != next[e.Boot] {
+			t.Errorf("entry %d has the number %d, want %d", i, from, next[e.Boot])
+		}
+		next[e.Boot] = e.Seq + 1
+		b, err := e.Append(nil)
+		if err != nil {
+			t.Errorf("entry %d: %v", i, err)
+		}
+		all.Write(b)
+		if e.Session.IsZero() {
+			continue
+		}
+		for _, f := range w.open(e) {
+			fmt.Fprintf(&all, "%s\n%s\n", f.Name, f.Value)
+		}
+		switch prev, ok := open[e.Session]; {
+		case e.Kind == record.Request:
+			open[e.Session] = tlog.HashLeaf(b)
+		case e.Kind == record.Response:
+			if !ok || e.Prev != prev {
+				t.Errorf("entry %d ends the session %s, which has not begun or has ended", i, e.Session)
+			}
+			delete(open, e.Session)
+		}
+	}
+	if len(open) > 0 && !w.faulty {
+		t.Errorf("%d sessions have no end", len(open))
+	}
+	filepath.WalkDir(w.journal, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Error(err)
+			}
+			all.Write(b)
+			if !w.faulty {
+				t.Errorf("%s is left, %d bytes", path, len(b))
+			}
+		}
+		return err
+	})
+	for _, secret := range []string{canary, callerKey, bobKey} {
+		for _, place := range []struct{ name, text string }{{"the log and the journal", all.String()}, {"what the gateway said", w.said.String()}} {
+			if i := strings.Index(place.text, secret); i >= 0 {
+				t.Errorf("%s stands in %s: …%q…", secret, place.name, place.text[max(0, i-60):min(len(place.text), i+60)])
+			}
+		}
+	}
 }
 
 // chat is the body of a chat completion whose prompt is given.

@@ -35,6 +35,9 @@ type Asker struct {
 // ErrOpen says that a session has not ended yet: ask again when it has.
 var ErrOpen = errors.New("audit: the session has not ended yet; try again when it has")
 
+// ErrNobody says that nobody asked, or for no reason.
+var ErrNobody = errors.New("audit: a record is shown to somebody, for a reason; give both")
+
 // A Desk shows records. Safe for concurrent use.
 type Desk struct {
 	log   Log
@@ -55,7 +58,7 @@ func NewDesk(log Log, keys Keys, pen *record.Writer) (*Desk, error) {
 // admit writes the access entry. Nothing is shown before it is durable.
 func (d *Desk) admit(ctx context.Context, who Asker, session record.ID, what string) error {
 	if strings.TrimSpace(who.Name) == "" || strings.TrimSpace(who.Reason) == "" {
-		return errors.New("audit: a record is shown to somebody, for a reason; give both")
+		return ErrNobody
 	}
 	id, key, err := d.keys.New(ctx)
 	if err != nil {
@@ -77,7 +80,7 @@ func (d *Desk) admit(ctx context.Context, who Asker, session record.ID, what str
 	return nil
 }
 
-// Record opens the record behind an entry. It is not exported: content leaves by methods that admit first.
+// record opens the record behind an entry. It is not exported: content leaves by methods that admit first.
 func (d *Desk) record(ctx context.Context, e record.Entry) (record.Record, error) {
 	payload, err := d.log.Payload(ctx, e.Payload)
 	if err != nil {

@@ -40,6 +40,8 @@ func Handler(d *Desk, token [sha256.Size]byte, log *slog.Logger) http.Handler {
 		switch {
 		case errors.Is(err, tlog.ErrNotFound):
 			http.Error(w, err.Error(), http.StatusNotFound)
+		case errors.Is(err, ErrNobody):
+			http.Error(w, err.Error(), http.StatusBadRequest)
 		case errors.Is(err, ErrOpen):
 			w.Header().Set("Retry-After", "1")
 			http.Error(w, err.Error(), http.StatusConflict)

@@ -401,6 +401,9 @@ func (c *call) end(ctx *fasthttp.RequestCtx, err error) {
 		no = unavailableAnswer()
 	}
 	c.g.answer(ctx, c.id, no)
+	if c.left.Load() {
+		ctx.SetConnectionClose() // what it sent ahead nobody waits for
+	}
 }
 
 // outcomeOf says how a call ended: with err nil, whole.

@@ -331,10 +331,15 @@ func (w *world) sessions() map[record.ID]keptSession {
 func (w *world) entries() []record.Entry {
 	w.t.Helper()
 	ctx := context.Background()
-	if _, err := w.log.Publish(); err != nil {
+	signed, err := w.log.Publish()
+	if err != nil {
 		w.t.Fatal(err)
 	}
-	ts := tlog.Tiles{Reader: w.log, Size: w.log.Size()}
+	c, _, err := tlog.OpenCheckpoint(signed, w.log.Verifier())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ts := tlog.Tiles{Reader: w.log, Size: c.Size}
 	var out []record.Entry
 	for i := range ts.Size {
 		b, err := ts.Entry(ctx, i)

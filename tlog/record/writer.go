@@ -550,6 +550,7 @@ func (w *Writer) append(ctx context.Context, batch []*Ticket) (refused, err erro
 	}
 	indices, err := w.cfg.Log.Append(ctx, leaves...)
 	switch {
+	case errors.Is(err, tlog.ErrHalted): // because its disk is full, say: that is not to have taken nothing
 	case errors.Is(err, tlog.ErrBusy) || errors.Is(err, tlog.ErrFull) || errors.Is(err, tlog.ErrTooLarge):
 		refused, err = err, nil
 	case err == nil && len(indices) != len(leaves):

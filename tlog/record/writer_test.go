@@ -298,6 +298,7 @@ func TestWriterUnknownOutcome(t *testing.T) {
 		"quarantine":   {before: tlog.ErrQuarantine, cause: tlog.ErrQuarantine},
 		"closed":       {before: tlog.ErrClosed, cause: tlog.ErrClosed},
 		"halted":       {before: tlog.ErrHalted, cause: tlog.ErrHalted},
+		"disk full":    {before: fmt.Errorf("%w: %w", tlog.ErrHalted, tlog.ErrFull), cause: tlog.ErrFull},
 		"durable":      {after: func(int, []uint64) ([]uint64, error) { return nil, errors.New("no answer") }},
 		"few indices":  {after: func(_ int, is []uint64) ([]uint64, error) { return is[:0], nil }},
 		"many indices": {after: func(_ int, is []uint64) ([]uint64, error) { return append(is, 9), nil }},

@@ -93,6 +93,9 @@ func (l *Log) listener() *pebble.EventListener {
 			l.halt(err)
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
+			if l.Quarantined() != nil {
+				return // every read of a damaged block comes here
+			}
 			l.quarantine(&damageError{reason: fmt.Sprintf("%s is damaged: %v", info.Path, info.Details)})
 		},
 		DiskSlow: func(info pebble.DiskSlowInfo) {
@@ -118,10 +121,7 @@ func (p pebbleLogger) Errorf(format string, args ...any) {
 // Fatalf answers everybody who waits, and does not return: Pebble may hold locks that nobody will ever release.
 func (p pebbleLogger) Fatalf(format string, args ...any) {
 	msg := fmt.Sprintf(format, args...)
-	p.log.mu.Lock()
-	p.log.fatal = true
-	p.log.mu.Unlock()
-	p.log.halt(errors.New(msg))
+	p.log.ruin(errors.New(msg))
 	p.log.cfg.Fatal("tlog/local: " + p.log.dir + ": " + msg)
 	panic("tlog/local: Config.Fatal returned: " + msg)
 }

@@ -171,7 +171,7 @@ type Log struct {
 	reason      error         // why it stopped; nil while it goes
 	quarantined error         // likewise, when that is the quarantine
 	broken      chan struct{} // closed when reason is set
-	fatal       bool          // Pebble cannot go on, not even to be closed
+	ruined      bool          // Pebble cannot go on, not even to be closed
 	ended       chan struct{} // closed when what Run started has ended; nil before Run
 }
 
@@ -300,7 +300,7 @@ func (l *Log) Close() error {
 	}
 	l.closed = true
 	l.mu.Lock()
-	stuck, ended := l.fatal, l.ended
+	stuck, ended := l.ruined, l.ended
 	l.mu.Unlock()
 	if !stuck && ended != nil {
 		select {

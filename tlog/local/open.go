@@ -202,7 +202,12 @@ func (l *Log) create(known sources) error {
 	}
 	row := make([]byte, sizeRowLen)
 	putSizeRow(row, empty, time.Now().UnixNano())
-	if err := l.db.Set(sizeKey(), row, pebble.Sync); err != nil {
+	b := l.db.NewBatch()
+	defer b.Close()
+	if err := b.Set(sizeKey(), row, nil); err != nil {
+		return err
+	}
+	if err := l.write(l.db, b); err != nil {
 		return err
 	}
 	// The first write-ahead log of a store has no marks of what was synced, and damage in it would go unseen.
@@ -468,7 +473,7 @@ func (l *Log) dropAhead(size uint64) error {
 	if err := deleteRows(l.db, b, payloadKey(size, 0), after(rowPayload)); err != nil || b.Empty() {
 		return err
 	}
-	return b.Commit(pebble.Sync)
+	return l.write(l.db, b)
 }
 
 // linkSafety gives every file of the store a second name, which Pebble does not know.

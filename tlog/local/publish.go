@@ -367,7 +367,7 @@ func (l *Log) keep(size uint64, signed []byte) error {
 				return err
 			}
 		}
-		return b.Commit(pebble.Sync)
+		return l.write(db, b)
 	})
 	if err != nil {
 		return fmt.Errorf("keep checkpoint of size %d: %w", size, err)

@@ -281,7 +281,7 @@ func (l *Log) Discard(ctx context.Context, sum tlog.Hash) error {
 		if err != nil || !found {
 			return err
 		}
-		return b.SyncWait()
+		return l.settle(b)
 	})
 }
 
@@ -310,7 +310,7 @@ func (l *Log) discard(db *pebble.DB, b *pebble.Batch, sum tlog.Hash) (found bool
 	if err := b.Set(discardedKey(sum), nil, nil); err != nil {
 		return false, err
 	}
-	if err := db.ApplyNoSyncWait(b, pebble.Sync); err != nil {
+	if err := l.apply(db, b); err != nil {
 		return false, err
 	}
 	l.discards.Add(1)

@@ -453,7 +453,46 @@ func (l *Log) build(fl *flight) error {
 	}
 	clear(digests)
 	l.digests = digests[:0]
-	return l.db.ApplyNoSyncWait(b, pebble.Sync)
+	return l.apply(l.db, b)
+}
+
+// apply hands a batch to Pebble, which makes it visible and starts the sync; settle waits for that. Pebble panics, with
+// its locks held, when the write-ahead log has failed before: the log is then past closing.
+func (l *Log) apply(db *pebble.DB, b *pebble.Batch) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("write-ahead log: %v", r)
+			l.ruin(err)
+		}
+	}()
+	return db.ApplyNoSyncWait(b, pebble.Sync)
+}
+
+// settle waits until a batch is on the disk. An error is final: what a disk failed to sync once may be gone, whatever it
+// says the second time.
+func (l *Log) settle(b *pebble.Batch) error {
+	err := b.SyncWait()
+	if err != nil {
+		err = fmt.Errorf("sync of the write-ahead log: %w", err)
+		l.ruin(err)
+	}
+	return err
+}
+
+// write applies a batch and waits for the disk.
+func (l *Log) write(db *pebble.DB, b *pebble.Batch) error {
+	if err := l.apply(db, b); err != nil {
+		return err
+	}
+	return l.settle(b)
+}
+
+// ruin halts the log and notes that the store cannot be closed any more.
+func (l *Log) ruin(cause error) {
+	l.mu.Lock()
+	l.ruined = true
+	l.mu.Unlock()
+	l.halt(cause)
 }
 
 // A digestAt is a payload to write and where.
@@ -472,7 +511,7 @@ func (l *Log) putPayload(b *pebble.Batch, d digestAt, ahead bool) error {
 	for part, rest := 0, d.payload; len(rest) > 0; part++ {
 		n := min(len(rest), partBytes)
 		if ahead {
-			if err := l.db.Set(payloadKey(d.index, part), rest[:n], pebble.NoSync); err != nil {
+			if err := l.putAhead(payloadKey(d.index, part), rest[:n]); err != nil {
 				return err
 			}
 		} else {
@@ -488,6 +527,17 @@ func (l *Log) putPayload(b *pebble.Batch, d digestAt, ahead bool) error {
 		rest = rest[n:]
 	}
 	return nil
+}
+
+// putAhead writes one row without a sync.
+func (l *Log) putAhead(key, value []byte) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("write-ahead log: %v", r)
+			l.ruin(err)
+		}
+	}()
+	return l.db.Set(key, value, pebble.NoSync)
 }
 
 // A fullTile is a tile that a batch completed.
@@ -511,10 +561,10 @@ func (l *Log) fullTile(level int, index uint64, hs []tlog.Hash) error {
 //  4. the callers are woken
 func (l *Log) commit() error {
 	for fl := range l.committing {
-		if err := fl.batch.SyncWait(); err != nil {
-			l.halt(fmt.Errorf("sync of entries up to %d: %w", fl.state.size, err))
+		if err := l.settle(fl.batch); err != nil {
 			return err
 		}
+		l.wrote(fl.batch.Len())
 		if err := l.head.write(fl.state); err != nil {
 			l.halt(err)
 			return err

@@ -1,25 +1,23 @@
 package local
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"log/slog"
 	"math/rand/v2"
-	"os"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/tlogtest"
-	"golang.org/x/mod/sumdb/note"
 )
 
 // TestStory tells the story of tlogtest on a disk, where the process ends well, and on a disk in memory, which also
 // loses power.
 func TestStory(t *testing.T) {
+	closeLog := func(t testing.TB, l tlog.Log) {
+		if err := l.(*Log).Close(); err != nil {
+			t.Error(err)
+		}
+	}
 	t.Run("disk", func(t *testing.T) {
 		t.Parallel()
 		tlogtest.Run(t, func(t *testing.T) tlogtest.World {
@@ -28,11 +26,7 @@ func TestStory(t *testing.T) {
 				Open: func(t testing.TB, s tlogtest.Setting) tlog.Log {
 					return open(t, dir, Config{Origin: s.Origin, Signer: s.Signer, Verifier: s.Verifier, Latest: s.Latest})
 				},
-				Close: func(t testing.TB, l tlog.Log) {
-					if err := l.(*Log).Close(); err != nil {
-						t.Error(err)
-					}
-				},
+				Close: closeLog,
 			}
 		})
 	})
@@ -45,11 +39,7 @@ func TestStory(t *testing.T) {
 				Open: func(t testing.TB, s tlogtest.Setting) tlog.Log {
 					return open(t, "/log", Config{Origin: s.Origin, Signer: s.Signer, Verifier: s.Verifier, Latest: s.Latest, FS: fs})
 				},
-				Close: func(t testing.TB, l tlog.Log) {
-					if err := l.(*Log).Close(); err != nil {
-						t.Error(err)
-					}
-				},
+				Close: closeLog,
 				Crash: func(t testing.TB, l tlog.Log) {
 					fs = fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rng})
 					l.(*Log).halt(errors.New("power lost"))
@@ -59,44 +49,3 @@ func TestStory(t *testing.T) {
 		})
 	})
 }
-
-// open opens a log for a test with intervals that suit one.
-func open(t testing.TB, dir string, c Config) *Log {
-	t.Helper()
-	c = testing_(t, c)
-	l, err := Open(dir, c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Quarantined(); err != nil {
-		t.Fatal(err)
-	}
-	return l
-}
-
-func testing_(t testing.TB, c Config) Config {
-	if c.Origin == "" {
-		c.Origin = "log.example/local"
-	}
-	signer, vkey := tlogtest.Key(c.Origin)
-	if c.Signer == nil {
-		c.Signer = signer
-	}
-	if c.Verifier == nil {
-		var err error
-		if c.Verifier, err = note.NewVerifier(vkey); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if c.Interval == 0 {
-		c.Interval = 5 * time.Millisecond
-	}
-	if os.Getenv("LOG") != "" {
-		c.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
-	}
-	return c
-}
-
-var _ = fmt.Sprint
-var _ sync.Mutex
-var _ context.Context

@@ -76,13 +76,18 @@ func (c *call) begun(b []byte) int {
 	return most
 }
 
-// tellingBytes is how much of a credential says something of the rest. Less is what all of a provider's have in common.
-const tellingBytes = 8
+// telling returns how much of the credential's beginning says something of the rest. Less is what all of a provider's
+// have in common, and what every other word begins with.
+func (r *Route) telling() int { return min(max(len(r.Credential.Reveal())/4, 1), 8) }
 
-// strikeEnd strikes out the beginning of a credential at the end of an answer that was cut there.
-func (c *call) strikeEnd(b []byte) {
-	if k := c.begun(b); k >= tellingBytes {
-		stars(b[len(b)-k:])
+// strikeEnd strikes the beginning of a credential out of the end of an answer that was cut there, and of which before
+// has been passed on.
+func (c *call) strikeEnd(before, b []byte) {
+	if c.route.Credential == nil {
+		return
+	}
+	if k := c.begun(slices.Concat(before, b)); k >= c.route.telling() && len(b) > 0 {
+		stars(b[max(0, len(b)-k):])
 		c.struck++
 	}
 }

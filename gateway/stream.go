@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -34,7 +35,8 @@ type tee struct {
 	out   []byte // what ready is cut from
 	ready []byte // may be passed on
 	held  []byte // the end, withheld
-	carry []byte // the beginning of what may be the credential
+	carry []byte // the beginning of what may be the credential, withheld
+	gone  []byte // the same, too little to tell, and passed on
 	seen  endKind
 	mark  string // the protocol's end as it was seen
 	err   error  // what comes when ready is empty
@@ -235,34 +237,36 @@ func appendEvent(table []byte, n int, gap time.Duration) []byte {
 	return append(table, ']')
 }
 
-// strikeAcross strikes the credential out of bytes that come in pieces: the end of a piece that could be its beginning
-// waits for the next.
+// strikeAcross strikes the credential out of bytes that come in pieces: the end of a piece that tells of its beginning
+// waits for the next. Less than that goes on at once, and is remembered, so that what follows it is struck out.
 func (s *tee) strikeAcross(b []byte) []byte {
 	if s.c.route.Credential == nil {
 		return b
 	}
-	if len(s.carry) > 0 {
-		b = append(s.carry, b...)
-		s.carry = nil
+	passed := len(s.gone)
+	if passed+len(s.carry) > 0 {
+		b = slices.Concat(s.gone, s.carry, b)
 	}
 	s.c.strike(b)
-	if k := s.c.begun(b); k > 0 {
-		s.carry = bytes.Clone(b[len(b)-k:])
-		b = b[:len(b)-k]
+	begun := len(b) - s.c.begun(b) // where it may begin
+	next := len(b)                 // where what waits does
+	if len(b)-begun >= s.c.route.telling() {
+		next = max(begun, passed)
 	}
-	return b
+	s.gone, s.carry = bytes.Clone(b[begun:max(begun, next)]), bytes.Clone(b[next:])
+	return b[passed:next]
 }
 
 // rest makes ready what was waiting for more when the end came.
 func (s *tee) rest(whole bool) error {
 	rest := s.carry
+	s.carry = nil
 	if s.events {
 		rest = bytes.Clone(s.scan.Rest())
 		s.c.strike(rest)
 	}
-	s.carry = nil
 	if !whole {
-		s.c.strikeEnd(rest)
+		s.c.strikeEnd(s.gone, rest)
 	}
 	err := s.pass(rest, s.events)
 	if err == nil {

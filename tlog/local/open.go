@@ -274,6 +274,11 @@ func (l *Log) compare(known sources, whole bool) error {
 		return err
 	}
 	l.showKept(d)
+	if gone, err := anyRow(l.db, []byte{rowDiscarded}, after(rowDiscarded)); err != nil {
+		return err
+	} else if gone {
+		l.discards.Store(1)
+	}
 	from := uint64(0)
 	if d.size > l.cfg.Rehash {
 		from = (d.size - l.cfg.Rehash) &^ (tlog.TileWidth - 1)
@@ -299,11 +304,6 @@ func (l *Log) compare(known sources, whole bool) error {
 	}
 	if err := l.agree(ctx, known); err != nil {
 		return err
-	}
-	if gone, err := anyRow(l.db, []byte{rowDiscarded}, after(rowDiscarded)); err != nil {
-		return err
-	} else if gone {
-		l.discards.Store(1)
 	}
 	if whole {
 		return l.examine(ctx, l.db, nil, nil)

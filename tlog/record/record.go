@@ -108,27 +108,26 @@ const (
 
 // The fields of a session's record. A reader must expect others.
 const (
-	FieldSession   = "session"   // the session's ID, text
-	FieldCaller    = "caller"    // the principal's name
-	FieldKey       = "key"       // which of the principal's keys it showed, never the key
-	FieldRemote    = "remote"    // the caller's network address
-	FieldRoute     = "route"     // the route's name
-	FieldUpstream  = "upstream"  // where the call was sent, a URL without query or credential
-	FieldModel     = "model"     // the model that was asked for
-	FieldMethod    = "method"    // the request's method
-	FieldTarget    = "target"    // the request's target as the caller sent it
-	FieldHeaders   = "headers"   // JSON: an array of [name, value], in the order they came; credentials left out
-	FieldBody      = "body"      // the exact bytes
-	FieldStatus    = "status"    // the status the caller was given, decimal
-	FieldEvents    = "events"    // JSON: an array of [bytes, microseconds since the one before] for each event of the body
-	FieldTimes     = "times"     // JSON: an object of RFC 3339 times by name
-	FieldError     = "error"     // what went wrong, for people
-	FieldRedacted  = "redacted"  // how often the service credential was struck out of the answer, decimal
-	FieldKept      = "kept"      // of an interrupted session: what the journal kept, in words
-	FieldActor     = "actor"     // who looked, in an access record
-	FieldReason    = "reason"    // why
-	FieldFinish    = "finish"    // the protocol's own end as it was seen
-	FieldPrincipal = FieldCaller // the same thing by its other name
+	FieldSession  = "session"  // the session's ID, text
+	FieldCaller   = "caller"   // the principal's name
+	FieldKey      = "key"      // which of the principal's keys it showed, never the key
+	FieldRemote   = "remote"   // the caller's network address
+	FieldRoute    = "route"    // the route's name
+	FieldUpstream = "upstream" // where the call was sent, a URL without query or credential
+	FieldModel    = "model"    // the model that was asked for
+	FieldMethod   = "method"   // the request's method
+	FieldTarget   = "target"   // the request's target as the caller sent it
+	FieldHeaders  = "headers"  // JSON: an array of [name, value], in the order they came; credentials left out
+	FieldBody     = "body"     // the exact bytes
+	FieldStatus   = "status"   // the status the caller was given, decimal
+	FieldEvents   = "events"   // JSON: an array of [bytes, microseconds since the one before] for each event of the body
+	FieldTimes    = "times"    // JSON: an object of RFC 3339 times by name
+	FieldError    = "error"    // what went wrong, for people
+	FieldRedacted = "redacted" // how often the service credential was struck out of the answer, decimal
+	FieldKept     = "kept"     // of an interrupted session: what the journal kept, in words
+	FieldActor    = "actor"    // who looked, in an access record
+	FieldReason   = "reason"   // why
+	FieldFinish   = "finish"   // the protocol's own end as it was seen
 )
 
 // A Field is one value of a record, with the salt that hides it until it is shown.

@@ -12,6 +12,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"sync"
 	"time"
@@ -97,7 +98,7 @@ func newTransport(r *Route, roots *x509.CertPool, l Limits) *http.Transport {
 				conn.Close()
 				return nil, fmt.Errorf("%s resolves to the link-local address %s", r.Upstream.Hostname(), a.Addr())
 			}
-			return conn, nil
+			return newLine(conn, r.Upstream.Scheme == "https"), nil
 		},
 		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    10 * time.Second,
@@ -124,6 +125,8 @@ type answerBody struct {
 	body    io.ReadCloser
 	silence *time.Timer // runs while the model is waited for
 	read    int64
+	line    *line // nil over HTTP/2
+	turn    int
 }
 
 // send calls the model and returns its head, checked, and its body. The body, or an error, ends with the call's context.
@@ -132,10 +135,13 @@ func (c *call) send(ctx *fasthttp.RequestCtx) (*http.Response, *answerBody, erro
 	if err != nil {
 		return nil, nil, err
 	}
+	l := c.g.limits
+	cancel := c.cancel
+	a := &answerBody{c: c}
 	req := (&http.Request{
 		Method: c.method, URL: to, Host: to.Host, Header: c.outgoing(ctx),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-	}).WithContext(c.ctx)
+	}).WithContext(httptrace.WithClientTrace(c.ctx, a.trace()))
 	if body := ctx.Request.Body(); len(body) > 0 {
 		// Bytes that a late write of the transport may still read after this call: the server's buffer is used again
 		// for the next request, so the call has its own.
@@ -146,9 +152,7 @@ func (c *call) send(ctx *fasthttp.RequestCtx) (*http.Response, *answerBody, erro
 	} else if c.method == http.MethodPost || c.method == http.MethodPut || c.method == http.MethodPatch {
 		req.Body = http.NoBody
 	}
-	l := c.g.limits
-	cancel := c.cancel
-	a := &answerBody{c: c, silence: time.AfterFunc(l.FirstByte, func() { cancel(errSilence) })}
+	a.silence = time.AfterFunc(l.FirstByte, func() { cancel(errSilence) })
 	c.sent = time.Now()
 	resp, err := c.g.pools.of(c.route, c.caller.Name).RoundTrip(req)
 	a.silence.Stop()
@@ -190,7 +194,9 @@ func (a *answerBody) Read(p []byte) (int, error) {
 	if a.read > l.Answer {
 		return 0, errTooMuch
 	}
-	if err != nil && err != io.EOF {
+	if err == io.EOF {
+		a.line.leave(a.turn)
+	} else if err != nil {
 		if cause := context.Cause(a.c.ctx); cause != nil {
 			err = cause
 		}
@@ -201,6 +207,7 @@ func (a *answerBody) Read(p []byte) (int, error) {
 // Close lets go of the answer. What was not read makes its connection unfit for another call.
 func (a *answerBody) Close() error {
 	a.silence.Stop()
+	a.line.leave(a.turn)
 	return a.body.Close()
 }
 

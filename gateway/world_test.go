@@ -87,6 +87,7 @@ type world struct {
 	client  *http.Client
 	stop    func() error // ends the gateway and returns what Run did
 
+	coder  func() *record.Coder
 	faulty bool // the end of the gateway may be an error, and entries may be missing: the test looks for itself
 }
 
@@ -118,6 +119,13 @@ func newServedWorld(t *testing.T, h http.HandlerFunc, change func(*Config)) *wor
 func newWorldWith(t *testing.T, run func(*gatewaytest.Model, context.Context, net.Listener) error, change func(*Config)) *world {
 	t.Helper()
 	w := &world{t: t, log: tlogtest.NewLog(t), keys: &memKeys{}, journal: t.TempDir(), said: &lines{}}
+	w.coder = sync.OnceValue(func() *record.Coder {
+		c, err := record.NewCoder(1)
+		if err != nil {
+			panic(err)
+		}
+		return c
+	})
 	w.model = gatewaytest.New(gatewaytest.Config{Key: canary})
 	ln := loopback(t)
 	w.modelAt = ln.Addr().String()
@@ -187,7 +195,10 @@ func (w *world) start(change func(*Config)) {
 	ln := loopback(t)
 	w.g, w.at = g, ln.Addr().String()
 	w.base = "http://" + w.at
-	w.client = &http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64}}
+	w.client = &http.Client{
+		Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- g.Run(ctx, ln) }()
@@ -282,11 +293,15 @@ func (w *world) post(path, body string) *http.Response {
 }
 
 func (w *world) do(ctx context.Context, method, path, body string) (*http.Response, error) {
+	return w.doAs(ctx, callerKey, method, path, body)
+}
+
+func (w *world) doAs(ctx context.Context, key, method, path, body string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, w.base+path, strings.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+callerKey)
+	req.Header.Set("Authorization", "Bearer "+key)
 	if strings.HasPrefix(path, "/v1/messages") {
 		req.Header.Set("Anthropic-Version", "2023-06-01")
 	}
@@ -370,11 +385,7 @@ func (w *world) open(e record.Entry) record.Record {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	c, err := record.NewCoder(1)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	r, err := c.Open(payload, key, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
+	r, err := w.coder().Open(payload, key, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -390,8 +401,16 @@ func (w *world) session(id string) keptSession {
 	}
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		k := w.sessions()[sid]
+		var k keptSession
+		for _, e := range w.entries() {
+			if e.Session == sid {
+				k.entries = append(k.entries, e)
+			}
+		}
 		if n := len(k.entries); n > 0 && k.entries[n-1].Kind != record.Request {
+			for _, e := range k.entries {
+				k.records = append(k.records, w.open(e))
+			}
 			return k
 		}
 		if time.Now().After(deadline) {

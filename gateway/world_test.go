@@ -302,7 +302,7 @@ func (w *world) doAs(ctx context.Context, key, method, path, body string) (*http
 		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+key)
-	if strings.HasPrefix(path, "/v1/messages") {
+	if strings.Contains(path, "/v1/messages") {
 		req.Header.Set("Anthropic-Version", "2023-06-01")
 	}
 	if body != "" {

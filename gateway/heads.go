@@ -211,7 +211,10 @@ func outlineBody(body []byte) (model string, err error) {
 	if _, err := dec.ReadToken(); err != nil {
 		return "", plainJSON(err)
 	}
-	return model, onlyOne(dec)
+	if err := onlyOne(dec); err != nil {
+		return "", err
+	}
+	return model, nil
 }
 
 func onlyOne(dec *jsontext.Decoder) error {

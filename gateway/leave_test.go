@@ -48,6 +48,8 @@ func selfSigned(t testing.TB) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
 
+func tlsConfig(c tls.Certificate) *tls.Config { return &tls.Config{Certificates: []tls.Certificate{c}} }
+
 // request is a request as the bytes of a connection.
 func request(method, path, body string, lines ...string) string {
 	var b strings.Builder
@@ -130,7 +132,7 @@ func TestCallerLeavesBeforeTheFirstByte(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, func(cfg *Config) {
 				if strings.HasPrefix(c.name, "TLS") {
-					cfg.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+					cfg.TLS = tlsConfig(cert)
 				}
 			})
 			below := w.dial()

@@ -86,6 +86,7 @@ type world struct {
 	g       *Gateway
 	client  *http.Client
 	stop    func() error // ends the gateway and returns what Run did
+	ended   func() error // waits for it to end by itself
 
 	coder  func() *record.Coder
 	faulty bool // the end of the gateway may be an error, and entries may be missing: the test looks for itself
@@ -202,11 +203,12 @@ func (w *world) start(change func(*Config)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- g.Run(ctx, ln) }()
-	w.stop = sync.OnceValue(func() error {
+	w.ended = sync.OnceValue(func() error { defer cancel(); return <-done })
+	w.stop = func() error {
 		w.client.CloseIdleConnections()
 		cancel()
-		return <-done
-	})
+		return w.ended()
+	}
 	t.Cleanup(func() {
 		if err := w.stop(); err != nil && !w.faulty && !t.Failed() {
 			t.Errorf("the gateway ended with: %v", err)

@@ -342,13 +342,14 @@ func unavailable(err error) *refusal {
 
 // give answers with a whole body, once its record is durable.
 func (c *call) give(ctx *fasthttp.RequestCtx, resp *http.Response, body []byte) {
-	defer c.over()
 	c.strike(body)
 	out := record.Complete
 	if c.left.Load() {
 		out = record.ClientGone
 	}
-	if err := c.recordResponse(answered{status: resp.StatusCode, header: resp.Header, body: body, outcome: out}); err != nil {
+	err := c.recordResponse(answered{status: resp.StatusCode, header: resp.Header, body: body, outcome: out})
+	c.over()
+	if err != nil {
 		c.g.answer(ctx, c.id, unavailableAnswer())
 		return
 	}
@@ -375,7 +376,6 @@ func unavailableAnswer() *refusal {
 
 // end answers a call that got no answer, or none that can be passed on, and records how it ended.
 func (c *call) end(ctx *fasthttp.RequestCtx, err error) {
-	defer c.over()
 	out := outcomeOf(c, err)
 	no := &refusal{http.StatusBadGateway, "upstream_error", "the model could not be reached; try again later"}
 	switch cause := context.Cause(c.ctx); {
@@ -400,6 +400,7 @@ func (c *call) end(ctx *fasthttp.RequestCtx, err error) {
 	if err := c.recordResponse(answered{status: no.status, body: no.body(c.id), outcome: out, err: why}); err != nil {
 		no = unavailableAnswer()
 	}
+	c.over()
 	c.g.answer(ctx, c.id, no)
 	if c.left.Load() {
 		ctx.SetConnectionClose() // what it sent ahead nobody waits for

@@ -357,18 +357,24 @@ func (w *world) entries() []record.Entry {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	ts := tlog.Tiles{Reader: w.log, Size: c.Size}
 	var out []record.Entry
-	for i := range ts.Size {
-		b, err := ts.Entry(ctx, i)
+	for i := uint64(0); i < c.Size; i += tlog.TileWidth {
+		tile := tlog.TileAt(tlog.EntriesLevel, min(i+tlog.TileWidth, c.Size)-1, c.Size)
+		data, err := tlog.ReadTile(ctx, w.log, tile)
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		e, err := record.ParseEntry(b)
+		bundle, err := tlog.ParseBundle(data, tile.Width)
 		if err != nil {
-			w.t.Fatalf("entry %d: %v", i, err)
+			w.t.Fatal(err)
 		}
-		out = append(out, e)
+		for j, b := range bundle {
+			e, err := record.ParseEntry(b)
+			if err != nil {
+				w.t.Fatalf("entry %d: %v", int(i)+j, err)
+			}
+			out = append(out, e)
+		}
 	}
 	return out
 }

@@ -167,7 +167,6 @@ type Log struct {
 
 	// mu guards how the log ended.
 	mu          sync.Mutex
-	running     bool
 	reason      error         // why it stopped; nil while it goes
 	quarantined error         // likewise, when that is the quarantine
 	broken      chan struct{} // closed when reason is set
@@ -244,19 +243,18 @@ func (l *Log) Quarantined() error {
 // begun, publishes the rest and returns nil. It returns early, with tlog.ErrHalted, when the outcome of a write is
 // unknown. In quarantine it does nothing but wait for ctx to end and returns why.
 func (l *Log) Run(ctx context.Context) error {
-	l.mu.Lock()
-	again := l.running
-	l.running = true
+	if l.cfg.ReadOnly {
+		return errors.New("tlog/local: the log was opened for reading only")
+	}
 	ended := make(chan struct{})
+	l.mu.Lock()
+	again := l.ended != nil
 	if !again {
 		l.ended = ended
 	}
 	l.mu.Unlock()
-	switch {
-	case again:
+	if again {
 		return errors.New("tlog/local: Run was called before; open the log again")
-	case l.cfg.ReadOnly:
-		return errors.New("tlog/local: the log was opened for reading only")
 	}
 	var wg sync.WaitGroup
 	stop := make(chan struct{}) // for the sequencer

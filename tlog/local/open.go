@@ -31,6 +31,9 @@ func Open(dir string, cfg Config) (*Log, error) {
 	l.queue.wake = make(chan struct{}, 1)
 	l.head = openHead(cfg.FS, cfg.Head, cfg.Origin)
 	l.durable.Store(&state{0, tlog.EmptyRoot()})
+	if cfg.ReadOnly {
+		l.queue.close(fmt.Errorf("opened for reading only: %w", tlog.ErrClosed))
+	}
 	if err := l.begin(); err != nil {
 		if l.db != nil {
 			l.db.Close()
@@ -220,10 +223,8 @@ func (l *Log) create(known sources) error {
 
 // openStore opens Pebble.
 func (l *Log) openStore(readOnly bool) error {
-	fs, closer := vfs.WithDiskHealthChecks(l.cfg.FS, 5*time.Second, nil, func(info vfs.DiskSlowInfo) {
-		l.counts.diskSlow.Add(1)
-		l.cfg.Logger.Warn("store: slow disk", "origin", l.cfg.Origin, "event", info.String())
-	})
+	listener := l.listener()
+	fs, closer := vfs.WithDiskHealthChecks(l.cfg.FS, 5*time.Second, nil, listener.DiskSlow)
 	o := &pebble.Options{
 		FS:       vfs.OnDiskFull(fs, l.diskFull),
 		ReadOnly: readOnly,
@@ -235,8 +236,13 @@ func (l *Log) openStore(readOnly bool) error {
 		MemTableSize:                64 << 20,
 		MemTableStopWritesThreshold: 4,
 		LBaseMaxBytes:               256 << 20,
-		BytesPerSync:                512 << 10,
-		EventListener:               l.listener(),
+		// A flush always overlaps the one before in a few small rows, such as the size, and at the default of 4 that
+		// alone has Pebble rewrite everything after every second flush, the large rows that lie in order included. They
+		// are rewritten in longer runs so; what is read in earnest are ranges, which many files at the top do not slow.
+		L0CompactionThreshold: 20,
+		L0StopWritesThreshold: 60,
+		BytesPerSync:          512 << 10,
+		EventListener:         listener,
 	}
 	// Payloads come compressed and sealed, hashes do not compress, and entries are mostly hashes.
 	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })

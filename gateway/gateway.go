@@ -277,9 +277,13 @@ func (quiet) Printf(string, ...any) {}
 // Writer returns the gateway's pen, for entries that others make in its name.
 func (g *Gateway) Writer() *record.Writer { return g.writer }
 
-// lastWords is how long, when a gateway stops, the calls that were cut may take to be recorded, and then the writer to
-// write its last entries.
-const lastWords = 5 * time.Second
+// When the time to drain is over, calls are cut. lastBytes later connections are closed on which a caller does not take
+// what it is told, or has not said all. lastWords after the cut nobody waits for the log any more; and so long the writer
+// has, after that, for its last entries.
+const (
+	lastBytes = time.Second
+	lastWords = 5 * time.Second
+)
 
 // Run serves callers from ln until ctx ends. Then it takes no new connection, lets the calls under way finish within
 // Limits.Drain, cuts the rest, writes its last entries and returns. ln is closed when Run returns. An error is a fault
@@ -355,8 +359,10 @@ func (g *Gateway) drain(d *door, served chan error, now bool) error {
 	g.log.Info("draining", "calls", g.active.Load(), "limit", limit)
 	cut := time.AfterFunc(limit, func() { g.stop(errStopping) })
 	defer cut.Stop()
-	out := time.AfterFunc(limit+lastWords, func() { g.silence(); d.closeAll() })
+	out := time.AfterFunc(limit+lastBytes, d.closeAll)
 	defer out.Stop()
+	mute := time.AfterFunc(limit+lastWords, g.silence)
+	defer mute.Stop()
 	d.Close()
 	d.closeSilent()
 	<-served // nobody is let in any more

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/tlogtest"
 )
@@ -170,3 +171,107 @@ func (l lyingFS) ReuseForWrite(old, name string, c vfs.DiskWriteCategory) (vfs.F
 }
 
 func (l lyingFS) Unwrap() vfs.FS { return l.FS }
+
+// TestCutInOpen cuts the power before every single operation on the disk of a start: of a new log, of one whose process
+// died, and of one that comes out of quarantine. The start after that must do.
+//
+// A disk that keeps the name of Pebble's new marker and loses that of the manifest it marks, made before it in the same
+// directory, ends in quarantine, with nothing lost. File systems with a journal keep names in the order they were made.
+func TestCutInOpen(t *testing.T) {
+	died, diedAnchor, diedBook := unclean(t, 40)
+	marked := died.CrashClone(vfs.CrashCloneCfg{})
+	putFile(t, marked, "/log/QUARANTINE", []byte("here\n"))
+	for _, c := range []struct {
+		name string
+		disk *vfs.MemFS
+		a    *anchor
+		book *ledger
+	}{
+		{"new", vfs.NewCrashableMem(), new(anchor), newLedger()},
+		{"died", died, diedAnchor, diedBook},
+		{"out of quarantine", marked, diedAnchor, diedBook},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			cuts, refused := 0, 0
+			for percent := 0; percent <= 100; percent += 50 {
+				for n := 1; ; n++ {
+					disk := c.disk.CrashClone(vfs.CrashCloneCfg{})
+					cut := &cutFS{mem: disk, at: int64(n), cfg: vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(uint64(n), 9))}}
+					l, err := Open("/log", testConfig(t, Config{FS: cut.wrap(), Latest: &anchor{is: c.a.is}}))
+					if err == nil {
+						err = l.Quarantined()
+						l.Close()
+					}
+					if err != nil {
+						t.Fatalf("the start itself: %v", err)
+					}
+					after := cut.clone()
+					if after == nil {
+						break // the start has fewer operations
+					}
+					cuts++
+					err = reopened(t, after, "/log", &anchor{is: c.a.is}, c.book.clone())
+					if percent == 50 && errors.Is(err, tlog.ErrQuarantine) && strings.Contains(err.Error(), "could not open manifest") {
+						refused++
+					} else if err != nil {
+						t.Errorf("cut before operation %d, %d %% kept: %v", n, percent, err)
+					}
+				}
+			}
+			t.Logf("%d cuts, %d in quarantine", cuts, refused)
+			if cuts < 100 {
+				t.Error("too few")
+			}
+		})
+	}
+}
+
+// A cutFS clones a disk before one of the operations that change it.
+type cutFS struct {
+	mem *vfs.MemFS
+	at  int64
+	cfg vfs.CrashCloneCfg
+
+	mu   sync.Mutex
+	n    int64
+	left *vfs.MemFS
+}
+
+func (c *cutFS) wrap() vfs.FS {
+	return linkFS{errorfs.Wrap(c.mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind.ReadOrWrite() == errorfs.OpIsWrite && op.Kind != errorfs.OpLink {
+			c.tick()
+		}
+		return nil
+	})), c}
+}
+
+func (c *cutFS) tick() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n++; c.n == c.at {
+		c.left = c.mem.CrashClone(c.cfg)
+	}
+}
+
+func (c *cutFS) clone() *vfs.MemFS {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.left
+}
+
+// A linkFS keeps Link, which takes the lock of a MemFS twice, apart from the cloning.
+type linkFS struct {
+	vfs.FS
+	cut *cutFS
+}
+
+func (l linkFS) Link(old, new string) error {
+	l.cut.tick()
+	l.cut.mu.Lock()
+	defer l.cut.mu.Unlock()
+	return l.FS.Link(old, new)
+}
+
+func (l linkFS) Unwrap() vfs.FS { return l.FS }

@@ -466,3 +466,26 @@ func TestKept(t *testing.T) {
 		t.Errorf("a tile beyond the checkpoint: %v", err)
 	}
 }
+
+// TestRecountAgain publishes after a read failed in the middle of a recount: it begins again behind the last full tile,
+// and must find what it had found.
+func TestRecountAgain(t *testing.T) {
+	book := newLedger()
+	l := open(t, "/log", Config{FS: vfs.NewMem()})
+	end := run(t, l)
+	fill(t, l, book, 1, 0, 300)
+	if err := end(); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.publisher.recount = nil
+	if err := l.reread(t.Context(), *l.durable.Load()); err != nil || l.publisher.recount == nil {
+		t.Fatalf("begun again: %v", err)
+	}
+	l.publisher.recount = nil
+	l.publisher.counted.root[0] ^= 1
+	var damage *damageError
+	if err := l.reread(t.Context(), *l.durable.Load()); !errors.As(err, &damage) {
+		t.Errorf("another root than before: %v", err)
+	}
+}

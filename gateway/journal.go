@@ -43,6 +43,7 @@ type journal struct {
 	dir  string
 	boot record.ID
 	keys Keys
+	full int64    // bytes of a segment after which another is begun
 	lock *os.File // the directory, flocked
 
 	mu      sync.Mutex
@@ -75,7 +76,7 @@ const (
 )
 
 func newJournal(dir string, boot record.ID, keys Keys) *journal {
-	return &journal{dir: dir, boot: boot, keys: keys}
+	return &journal{dir: dir, boot: boot, keys: keys, full: segmentBytes}
 }
 
 // open takes the directory, notes the segments that earlier boots left, and makes the first of its own.
@@ -143,7 +144,7 @@ func (j *journal) run(ctx context.Context) {
 		case <-tick.C:
 		}
 		j.mu.Lock()
-		if j.current.size.Load() > segmentBytes {
+		if j.current.size.Load() > j.full {
 			if err := j.turn(); err != nil {
 				j.current.fail(err)
 			}
@@ -340,8 +341,7 @@ type remnants struct {
 	damaged bool // a segment could not be read to its end: of any session there may have been more
 }
 
-// remnants reads what earlier boots left of the sessions that are wanted. What does not open ends a session's remnant and
-// no other's.
+// remnants reads what earlier boots left of the sessions that are wanted.
 func (j *journal) remnants(ctx context.Context, wanted map[record.ID]bool) (remnants, error) {
 	all := remnants{of: make(map[record.ID]*remnant)}
 	for _, name := range j.old {
@@ -352,30 +352,33 @@ func (j *journal) remnants(ctx context.Context, wanted map[record.ID]bool) (remn
 		if err != nil {
 			return all, fmt.Errorf("gateway: the stream journal: %w", err)
 		}
-		whole, err := readFrames(bufio.NewReaderSize(f, 256<<10), func(fr frame) {
-			if !wanted[fr.session] {
-				return
-			}
-			m := all.of[fr.session]
-			if m == nil {
-				m = &remnant{keyName: fr.keyName, table: []byte{'['}}
-				all.of[fr.session] = m
-				if key, err := j.keys.Open(ctx, fr.keyName); err == nil {
-					m.aead, _ = journalCipher(key)
-				}
-			}
-			m.take(fr)
-		})
+		err = all.read(ctx, bufio.NewReaderSize(f, 256<<10), wanted, j.keys)
 		f.Close()
 		if err != nil {
 			return all, err
 		}
-		all.damaged = all.damaged || !whole
-	}
-	for _, m := range all.of {
-		m.table = append(m.table, ']')
 	}
 	return all, nil
+}
+
+// read reads one segment. What does not open ends a session's remnant and no other's.
+func (all *remnants) read(ctx context.Context, r io.Reader, wanted map[record.ID]bool, keys Keys) error {
+	whole, err := readFrames(r, func(fr frame) {
+		if !wanted[fr.session] {
+			return
+		}
+		m := all.of[fr.session]
+		if m == nil {
+			m = &remnant{keyName: fr.keyName, table: []byte{'['}}
+			all.of[fr.session] = m
+			if key, err := keys.Open(ctx, fr.keyName); err == nil {
+				m.aead, _ = journalCipher(key)
+			}
+		}
+		m.take(fr)
+	})
+	all.damaged = all.damaged || !whole
+	return err
 }
 
 // take adds a frame, if it is the next one and opens.

@@ -97,18 +97,18 @@ func (g *Gateway) interrupted(ctx context.Context, u record.Unfinished, kept rem
 	var key []byte
 	var name string
 	var first time.Time
-	what := "nothing of an answer: the gateway ended before one came, or before any of it was passed on"
+	what := "nothing of an answer in the journal"
 	if m != nil {
 		name, first = m.keyName, m.first
 		key, _ = g.cfg.Keys.Open(ctx, name) // if it does not open, another seals what there is to say
-		what = fmt.Sprintf("%d bytes of the answer in %d pieces: all that was passed on, but for the last %v before a loss of power", len(m.body), m.pieces, syncEvery)
+		what = fmt.Sprintf("%d bytes of the answer in %d pieces, journaled before they were passed on", len(m.body), m.pieces)
 		r.Add(record.FieldStatus, strconv.AppendInt(nil, int64(m.status), 10))
 		r.Add(record.FieldHeaders, m.header)
-		r.Add(record.FieldEvents, m.table)
+		r.Add(record.FieldEvents, append(m.table, ']'))
 		r.Add(record.FieldBody, m.body)
 	}
 	if kept.damaged || m != nil && m.torn {
-		what += "; the journal is damaged, so that more may have been passed on than can be read"
+		what += "; the journal is damaged: more may have been passed on than can be read"
 	}
 	r.Add(record.FieldKept, []byte(what))
 	r.Add(record.FieldTimes, appendTimes(nil, "first", first, "closed", time.Now()))

@@ -219,6 +219,8 @@ func (d *demonstration) run(ctx context.Context) error {
 		}
 	}
 	if err == nil {
+		// Said before it is written: who waits for the file finds everything said.
+		d.show(env[0].value, env[1].value, policy, session, quarantined)
 		var text strings.Builder
 		for _, e := range env {
 			fmt.Fprintf(&text, "%s=%s\n", e.key, e.value)
@@ -229,13 +231,10 @@ func (d *demonstration) run(ctx context.Context) error {
 			err = os.Rename(tmp, filepath.Join(d.dir, demoEnv))
 		}
 	}
-	if err == nil {
-		d.show(env[0].value, env[1].value, policy, session, quarantined)
-		err = <-served
-	} else {
+	if err != nil {
 		cancel()
-		err = errors.Join(err, <-served)
 	}
+	err = errors.Join(err, <-served)
 	os.Remove(filepath.Join(d.dir, demoEnv))
 	stopModel()
 	return errors.Join(err, <-modelled)

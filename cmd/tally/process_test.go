@@ -53,7 +53,7 @@ type place struct {
 	state string
 	env   []string // further environment
 	cmd   *exec.Cmd
-	out   *bytes.Buffer
+	out   *lockedBuffer
 	vars  map[string]string // of demo.env
 }
 
@@ -114,7 +114,7 @@ func (p *place) launch(args ...string) {
 	p.t.Helper()
 	os.Remove(filepath.Join(p.data, demoEnv))
 	p.cmd = p.command(append([]string{"demo", "--data", p.data, "--gateway", "127.0.0.1:0", "--log", "127.0.0.1:0"}, args...)...)
-	p.out = &bytes.Buffer{}
+	p.out = &lockedBuffer{}
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)

@@ -194,6 +194,8 @@ type Gateway struct {
 	server  *fasthttp.Server
 	spare   chan dataKey // in the mode open: keys fetched ahead
 
+	spareWork sync.Pool // of *workings
+
 	// stopping ends the calls that are still under way when the time to drain is over, and silenced, some seconds
 	// later, ends the waiting for the log.
 	stopping context.Context

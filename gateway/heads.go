@@ -35,21 +35,49 @@ var never = []string{
 	"transfer-encoding", "upgrade", "host", "content-length", "expect", "http2-settings", "tallystick-",
 }
 
-func listed(lower string, list []string) bool {
-	for _, l := range list {
-		if lower == l || (l[len(l)-1] == '-' && strings.HasPrefix(lower, l)) {
-			return true
+// maxHeader is the longest name of a header, in bytes, that passes.
+const maxHeader = 64
+
+// A lowered name is a header's name in lower case, without an allocation.
+type lowered struct {
+	b [maxHeader]byte
+	n int
+}
+
+func lower[T string | []byte](name T) (l lowered, ok bool) {
+	if len(name) > maxHeader {
+		return l, false
+	}
+	l.n = len(name)
+	for i := range len(name) {
+		if l.b[i] = name[i]; 'A' <= l.b[i] && l.b[i] <= 'Z' {
+			l.b[i] += 'a' - 'A'
+		}
+	}
+	return l, true
+}
+
+func (l *lowered) in(list []string) bool {
+	for _, w := range list {
+		switch {
+		case len(w) > l.n:
+		case len(w) == l.n, w[len(w)-1] == '-':
+			if string(l.b[:len(w)]) == w {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-func passes(name string, usual, more []string) bool {
-	lower := strings.ToLower(name)
-	if listed(lower, never) {
+// passes says whether a header passes: it is among the usual ones, or the route names it, and it is not one that never
+// does.
+func passes[T string | []byte](name T, usual, more []string) bool {
+	l, ok := lower(name)
+	if !ok || l.in(never) {
 		return false
 	}
-	return listed(lower, usual) || slices.ContainsFunc(more, func(m string) bool { return strings.EqualFold(m, name) })
+	return l.in(usual) || slices.ContainsFunc(more, func(m string) bool { return len(m) == l.n && strings.EqualFold(m, string(name)) })
 }
 
 func returned(name string, more []string) bool { return passes(name, returnedHeaders, more) }
@@ -59,17 +87,16 @@ func returned(name string, more []string) bool { return passes(name, returnedHea
 func (c *call) outgoing(ctx *fasthttp.RequestCtx) http.Header {
 	h := make(http.Header, 12)
 	for name, v := range ctx.Request.Header.All() {
-		n := string(name)
-		if !passes(n, forwarded, c.route.Forward) {
-			continue
-		}
-		if lower := strings.ToLower(n); lower == "idempotency-key" || lower == "x-idempotency-key" {
+		switch {
+		case !passes(name, forwarded, c.route.Forward):
+		case equalFold(name, "idempotency-key"), equalFold(name, "x-idempotency-key"):
 			// Under its canonical name the transport would take it for leave to send a request twice by itself, and
 			// the record would know of one.
-			h[lower] = append(h[lower], string(v))
-			continue
+			n := strings.ToLower(string(name))
+			h[n] = append(h[n], string(v))
+		default:
+			h.Add(string(name), string(v))
 		}
-		h.Add(n, string(v))
 	}
 	if h.Get("User-Agent") == "" {
 		h["User-Agent"] = nil // or the transport would make one up
@@ -93,7 +120,7 @@ func recordedHead(raw []byte) []byte {
 	for line := range bytes.Lines(raw) {
 		name, value, ok := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(":"))
 		if ok {
-			b = appendPair(b, string(name), bytes.Trim(value, " \t"))
+			b = appendPair(b, name, bytes.Trim(value, " \t"))
 		}
 	}
 	return append(b, ']')
@@ -109,7 +136,7 @@ func recordedHeader(h http.Header) []byte {
 	b := append(make([]byte, 0, 512), '[')
 	for _, name := range names {
 		for _, v := range h[name] {
-			b = appendPair(b, name, []byte(v))
+			b = appendPair(b, name, v)
 		}
 	}
 	return append(b, ']')
@@ -118,45 +145,40 @@ func recordedHeader(h http.Header) []byte {
 // secretHeaders hold what lets somebody in. Records have their names only.
 var secretHeaders = []string{"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "set-cookie"}
 
-func appendPair(b []byte, name string, value []byte) []byte {
+func appendPair[T string | []byte](b []byte, name, value T) []byte {
 	if b[len(b)-1] != '[' {
 		b = append(b, ',')
 	}
-	if slices.Contains(secretHeaders, strings.ToLower(name)) {
-		value = []byte("(left out)")
-	}
 	b = appendText(append(b, '['), name)
-	b = appendText(append(b, ','), string(value))
+	if l, ok := lower(name); ok && l.in(secretHeaders) {
+		return append(b, `,"(left out)"]`...)
+	}
+	b = appendText(append(b, ','), value)
 	return append(b, ']')
 }
 
 // appendText appends s as a JSON string; what is not UTF-8 in it is replaced.
-func appendText(b []byte, s string) []byte {
+func appendText[T string | []byte](b []byte, s T) []byte {
 	b, err := jsontext.AppendQuote(b, s)
 	if err != nil {
-		b, _ = jsontext.AppendQuote(b, strings.ToValidUTF8(s, "\uFFFD"))
+		b, _ = jsontext.AppendQuote(b, strings.ToValidUTF8(string(s), "\uFFFD"))
 	}
 	return b
 }
 
-// appendTimes appends a JSON object of the times that are set, given as name, time, name, time.
-func appendTimes(b []byte, pairs ...any) []byte {
-	b = append(b, '{')
-	for i := 0; i+1 < len(pairs); i += 2 {
-		t := pairs[i+1].(time.Time)
-		if t.IsZero() {
-			continue
-		}
-		if b[len(b)-1] != '{' {
-			b = append(b, ',')
-		}
-		b = append(b, '"')
-		b = append(b, pairs[i].(string)...)
-		b = append(b, `":"`...)
-		b = t.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
-		b = append(b, '"')
+// appendTime appends a time, if it is set, to what becomes a JSON object of times by name when its brace is closed.
+func appendTime(b []byte, name string, t time.Time) []byte {
+	if t.IsZero() {
+		return b
 	}
-	return append(b, '}')
+	if b = append(b, ','); len(b) == 1 {
+		b[0] = '{'
+	}
+	b = append(b, '"')
+	b = append(b, name...)
+	b = append(b, `":"`...)
+	b = t.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
+	return append(b, '"')
 }
 
 // maxModel is the longest name of a model, in bytes.

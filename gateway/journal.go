@@ -211,13 +211,14 @@ type track struct {
 	keyName string
 	aead    cipher.AEAD
 	n       uint32
+	nonce   [12]byte
 	frames  []byte // sealed, not yet written
 	plain   []byte
 	over    bool
 }
 
-// begin starts a session's track.
-func (j *journal) begin(session record.ID, keyName string, key []byte) (*track, error) {
+// begin starts a session's track, which works in the buffers it is given.
+func (j *journal) begin(session record.ID, keyName string, key []byte, frames, plain []byte) (*track, error) {
 	aead, err := journalCipher(key)
 	if err != nil {
 		return nil, err
@@ -230,7 +231,7 @@ func (j *journal) begin(session record.ID, keyName string, key []byte) (*track, 
 		}
 	}
 	j.current.open++
-	return &track{j: j, seg: j.current, session: session, keyName: keyName, aead: aead}, nil
+	return &track{j: j, seg: j.current, session: session, keyName: keyName, aead: aead, frames: frames[:0], plain: plain[:0]}, nil
 }
 
 func journalCipher(key []byte) (cipher.AEAD, error) {
@@ -278,7 +279,8 @@ func (t *track) add(kind byte, micros int64, b []byte) {
 	f = append(f, byte(len(name)))
 	f = append(f, name...)
 	f = slices.Grow(f, len(p)+t.aead.Overhead()) // or what is authenticated would move away from under the sealing
-	t.frames = t.aead.Seal(f, frameNonce(t.n), p, f[at:])
+	frameNonce(&t.nonce, t.n)
+	t.frames = t.aead.Seal(f, t.nonce[:], p, f[at:])
 	t.n++
 }
 
@@ -303,11 +305,7 @@ func (t *track) flush() error {
 	return nil
 }
 
-func frameNonce(n uint32) []byte {
-	var nonce [12]byte
-	binary.BigEndian.PutUint32(nonce[8:], n)
-	return nonce[:]
-}
+func frameNonce(nonce *[12]byte, n uint32) { binary.BigEndian.PutUint32(nonce[8:], n) }
 
 // end lets go of the track, once: what it kept is in the log. If it is not, the segment stays for the next boot.
 func (t *track) end(logged bool) {
@@ -315,7 +313,6 @@ func (t *track) end(logged bool) {
 		return
 	}
 	t.over = true
-	clear(t.plain[:cap(t.plain)])
 	if logged {
 		t.j.release(t.seg)
 	}
@@ -390,7 +387,9 @@ func (m *remnant) take(fr frame) {
 	if m.aead == nil || fr.n != m.next {
 		return
 	}
-	plain, err := m.aead.Open(nil, frameNonce(fr.n), fr.sealed, fr.aad)
+	var nonce [12]byte
+	frameNonce(&nonce, fr.n)
+	plain, err := m.aead.Open(nil, nonce[:], fr.sealed, fr.aad)
 	if err != nil || len(plain) < 9 {
 		return
 	}

@@ -344,7 +344,7 @@ func TestJournalTurns(t *testing.T) {
 	}
 	begin := func() *track {
 		name, key, _ := keys.New(ctx)
-		tr, err := j.begin(record.NewID(time.Now()), name, key)
+		tr, err := j.begin(record.NewID(time.Now()), name, key, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -481,7 +481,7 @@ func written(t testing.TB, keys *memKeys) (segment []byte, truth map[record.ID]s
 	var tracks []*track
 	for range 3 {
 		name, key, _ := keys.New(context.Background())
-		tr, err := j.begin(record.NewID(time.Now()), name, key)
+		tr, err := j.begin(record.NewID(time.Now()), name, key, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -233,7 +233,7 @@ func (r *Route) check() error {
 		if !isToken(h) {
 			return fmt.Errorf("gateway: the route %q names the header %q, which is not a header's name", r.Name, h)
 		}
-		if listed(strings.ToLower(h), never) {
+		if l, ok := lower(h); !ok || l.in(never) {
 			return fmt.Errorf("gateway: the route %q names the header %q, which never passes", r.Name, h)
 		}
 	}

@@ -270,7 +270,7 @@ func (c *call) requestRecord(ctx *fasthttp.RequestCtx) record.Record {
 	r.Add(record.FieldMethod, ctx.Request.Header.Method())
 	r.Add(record.FieldTarget, ctx.Request.Header.RequestURI())
 	r.Add(record.FieldHeaders, recordedHead(ctx.Request.Header.RawHeaders()))
-	r.Add(record.FieldTimes, appendTimes(nil, "received", c.received))
+	r.Add(record.FieldTimes, append(appendTime(nil, "received", c.received), '}'))
 	r.Add(record.FieldBody, ctx.Request.Body())
 	return r
 }
@@ -500,7 +500,11 @@ func (c *call) responseRecord(a answered) record.Record {
 	if a.err != "" {
 		r.Add(record.FieldError, []byte(a.err))
 	}
-	r.Add(record.FieldTimes, appendTimes(nil, "received", c.received, "sent", c.sent, "first", c.first, "ended", time.Now()))
+	times := make([]byte, 0, 192)
+	times = appendTime(times, "received", c.received)
+	times = appendTime(times, "sent", c.sent)
+	times = appendTime(times, "first", c.first)
+	r.Add(record.FieldTimes, append(appendTime(times, "ended", time.Now()), '}'))
 	r.Add(record.FieldBody, a.body)
 	return r
 }

@@ -27,13 +27,10 @@ type tee struct {
 	size   int  // of the body, -1 if it is not known
 	scan   eventScanner
 	track  *track // in the journal
+	*workings
 
-	buf   []byte // what one read of the model takes
-	kept  []byte // everything that has come, for the record
-	table []byte // of events: a JSON array of [bytes, microseconds since the one before]
 	last  time.Time
-	out   []byte // what ready is cut from
-	ready []byte // may be passed on
+	ready []byte // may be passed on; lies in out
 	held  []byte // the end, withheld
 	carry []byte // the beginning of what may be the credential, withheld
 	gone  []byte // the same, too little to tell, and passed on
@@ -43,17 +40,55 @@ type tee struct {
 	over  bool
 }
 
+// workings are a tee's buffers. One tee after the other has them.
+type workings struct {
+	buf   []byte // what one read of the model takes
+	kept  []byte // everything that has come, for the record
+	table []byte // of events: a JSON array of [bytes, microseconds since the one before]
+	out   []byte // what ready is cut from
+
+	frames, plain []byte // the track's
+}
+
+const (
+	readBytes   = 16 << 10 // what one read of a model takes
+	maxWorkings = 1 << 20  // the largest buffer, in bytes, that is kept for the next stream
+)
+
+// work gives a tee its buffers.
+func (g *Gateway) work() *workings {
+	if w, ok := g.spareWork.Get().(*workings); ok {
+		return w
+	}
+	return &workings{buf: make([]byte, readBytes)}
+}
+
+// takeBack takes the buffers back once nothing of the answer is needed any more. What stood in them is wiped.
+func (g *Gateway) takeBack(w *workings) {
+	most := len(w.kept) + 16
+	for _, b := range []*[]byte{&w.kept, &w.table, &w.out, &w.frames, &w.plain, &w.buf} {
+		clear((*b)[:min(cap(*b), most)])
+		if cap(*b) > maxWorkings {
+			*b = nil
+		}
+		*b = (*b)[:0]
+	}
+	w.buf = w.buf[:readBytes]
+	g.spareWork.Put(w)
+}
+
 // stream answers with what comes, as it comes. head has come already.
 func (c *call) stream(ctx *fasthttp.RequestCtx, resp *http.Response, body *answerBody, head []byte) {
-	s := &tee{c: c, conn: ctx.Conn(), resp: resp, body: body, events: isStream(resp), size: -1, buf: make([]byte, 16<<10), last: c.first}
+	s := &tee{c: c, conn: ctx.Conn(), resp: resp, body: body, events: isStream(resp), size: -1, workings: c.g.work(), last: c.first}
 	s.scan.Max = c.g.limits.Event
 	if s.events {
-		s.table = append(make([]byte, 0, 1024), '[')
+		s.table = append(s.table, '[')
 	} else if resp.ContentLength >= 0 {
 		s.size = int(resp.ContentLength)
 	}
 	if err := s.begin(head); err != nil {
 		s.finish(err)
+		s.Close()
 		c.g.answer(ctx, c.id, unavailableAnswer())
 		return
 	}
@@ -72,7 +107,7 @@ func (s *tee) begin(head []byte) error {
 		}
 	}
 	var err error
-	if s.track, err = c.g.journal.begin(c.id, c.keyName, c.key); err == nil {
+	if s.track, err = c.g.journal.begin(c.id, c.keyName, c.key, s.frames, s.plain); err == nil {
 		err = s.track.head(s.resp.StatusCode, recordedHeader(s.resp.Header), c.first)
 	}
 	if err := s.unjournaled(err); err != nil {
@@ -320,7 +355,7 @@ func (s *tee) finish(err error) {
 		s.ready = append(s.ready, s.held...)
 		s.err = io.EOF
 	}
-	s.kept, s.held = nil, nil
+	s.held = nil
 }
 
 // ended says whether an answer whose transport came to its end came to its own: by the protocol where it has an end,
@@ -359,9 +394,22 @@ func (s *tee) fail(p any) error {
 // Close is called by the server when it asks for no more: after the end, or when the caller did not take what was written.
 // Then the model's call is ended, or seen through to its end where the gateway lingers, and the session put on record.
 func (s *tee) Close() error {
-	if s.over {
+	if s.workings == nil {
 		return nil
 	}
+	if !s.over {
+		s.deserted()
+	}
+	if s.track != nil {
+		s.frames, s.plain = s.track.frames, s.track.plain
+	}
+	s.c.g.takeBack(s.workings)
+	s.workings, s.ready = nil, nil
+	return nil
+}
+
+// deserted ends an answer whose caller is gone.
+func (s *tee) deserted() {
 	defer func() {
 		if p := recover(); p != nil {
 			s.fail(p)
@@ -372,9 +420,8 @@ func (s *tee) Close() error {
 		for s.err == nil {
 			s.fill()
 		}
-		return nil
+		return
 	}
 	s.c.cancel(errGone)
 	s.finish(errGone)
-	return nil
 }

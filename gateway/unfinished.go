@@ -111,7 +111,7 @@ func (g *Gateway) interrupted(ctx context.Context, u record.Unfinished, kept rem
 		what += "; the journal is damaged: more may have been passed on than can be read"
 	}
 	r.Add(record.FieldKept, []byte(what))
-	r.Add(record.FieldTimes, appendTimes(nil, "first", first, "closed", time.Now()))
+	r.Add(record.FieldTimes, append(appendTime(appendTime(nil, "first", first), "closed", time.Now()), '}'))
 	if key == nil {
 		var err error
 		if name, key, err = g.cfg.Keys.New(ctx); err != nil {

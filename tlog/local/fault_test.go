@@ -297,7 +297,7 @@ func TestTooLarge(t *testing.T) {
 	for name, leaves := range map[string][]tlog.Leaf{
 		"entry":   {leaf(1, 1), {Entry: make([]byte, tlog.MaxEntry+1)}},
 		"payload": {{Entry: []byte("e"), Payload: make([]byte, tlog.MaxPayload+1)}},
-		"leaves":  make([]tlog.Leaf, MaxLeaves+1),
+		"leaves":  make([]tlog.Leaf, MaxAppend+1),
 	} {
 		if _, err := l.Append(t.Context(), leaves...); !errors.Is(err, tlog.ErrTooLarge) {
 			t.Errorf("%s: %v", name, err)

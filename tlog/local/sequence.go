@@ -21,8 +21,8 @@ import (
 const (
 	maxBatchLeaves = 4096
 	maxBatchBytes  = 4 << 20
-	// MaxLeaves is the most leaves that one call of Append takes.
-	MaxLeaves = maxBatchLeaves
+	// MaxAppend is the most leaves that one call of Append takes.
+	MaxAppend = maxBatchLeaves
 )
 
 // An item is one call of Append on its way. Whoever takes it off the queue, or off the flights, finishes it.
@@ -120,7 +120,7 @@ func (q *queue) gather() {
 	}
 }
 
-// Append makes leaves durable; see [tlog.Appender]. At most MaxLeaves go into one call. A context that ends while the
+// Append makes leaves durable; see [tlog.Appender]. At most MaxAppend go into one call. A context that ends while the
 // call still waits for the sequencer takes its leaves back, and nothing was appended; once the sequencer has them,
 // Append waits for the outcome. Beyond what the tlog package names, it answers tlog.ErrHalted or tlog.ErrQuarantine
 // when those are the state of the log, and tlog.ErrClosed after Run has ended.
@@ -166,8 +166,8 @@ func (l *Log) Append(ctx context.Context, leaves ...tlog.Leaf) ([]uint64, error)
 
 // prepare checks the limits and hashes, in the caller's goroutine.
 func (it *item) prepare(leaves []tlog.Leaf) error {
-	if len(leaves) > MaxLeaves {
-		return fmt.Errorf("%d leaves in one call, over the limit of %d: %w", len(leaves), MaxLeaves, tlog.ErrTooLarge)
+	if len(leaves) > MaxAppend {
+		return fmt.Errorf("%d leaves in one call, over the limit of %d: %w", len(leaves), MaxAppend, tlog.ErrTooLarge)
 	}
 	it.leaves, it.bytes = leaves, 0
 	it.hashes, it.sums = it.oneHash[:0], it.oneSum[:0]

@@ -247,14 +247,15 @@ func TestCrashWithAHarmedJournal(t *testing.T) {
 func TestCrashBesideABusyLog(t *testing.T) {
 	t.Parallel()
 	for _, keys := range []bool{true, false} {
-		rnd := rand.New(rand.NewPCG(3, 4))
+		asked := 0 // the writer asks one at a time
 		var w *world
 		w, readers, bodies := crash(t, nil, func(cfg *Config) {
 			if !keys {
 				cfg.Keys = forgetful{cfg.Keys}
 			}
 			cfg.Log.(*tlogtest.Log).Inject(tlogtest.Faults{Append: func(context.Context, []tlog.Leaf) error {
-				if rnd.IntN(2) == 0 { // the writer asks one at a time
+				time.Sleep(2 * time.Millisecond) // so that they come in several batches
+				if asked++; asked%2 == 0 {
 					return tlog.ErrBusy
 				}
 				return nil

@@ -89,19 +89,39 @@ func TestModesHoldBack(t *testing.T) {
 	}
 }
 
-// In strict and overlap no caller holds the end of an answer before its record is durable.
+// In strict and overlap no caller holds the end of an answer before its record is durable: not while the model may still
+// say more, and not while the log has the record in hand.
 func TestTheEndWaitsForTheRecord(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []Mode{Strict, Overlap} {
-		for _, c := range []struct{ path, body, end string }{
-			{"/v1/chat/completions", chat("hello there", false), "}"},
-			{"/v1/chat/completions", chat("hello there", true), "[DONE]"},
-			{"/v1/responses", `{"model":"fake-1","stream":true,"input":"hello"}`, "response.completed"},
-			{"/any/v1/chat/completions", chat("/size 2MB", false), "}"},
+		for _, c := range []struct {
+			name, path, kind string
+			pieces, end      string
+			h2               bool
+			withheld         int // bytes; 0 for all of the end, -1 for one at least
+		}{
+			{"a stream", "/v1/chat/completions", "text/event-stream", "data: {}\n\ndata: {}\n\n", "data: [DONE]\n\n", false, 0},
+			{"a stream with more behind its end", "/v1/messages", "text/event-stream", "event: ping\ndata: {}\n\n", "event: message_stop\ndata: {}\n\n: bye\n\n", false, 0},
+			{"a stream that ends in an error", "/v1/chat/completions", "text/event-stream", "data: {}\n\n", "data: {\"error\":{}}\n\n", false, 0},
+			{"a stream over HTTP/2", "/v1/responses", "text/event-stream", "event: response.created\ndata: {}\n\n", "event: response.completed\ndata: {}\n\n", true, 0},
+			{"a long body", "/any/x", "text/plain", strings.Repeat("x", wholeBytes), "end", false, -1},
+			{"a long body over HTTP/2", "/any/x", "text/plain", strings.Repeat("x", wholeBytes), "end", true, 1},
+			{"a body", "/v1/chat/completions", "application/json", "", `{"a":1}`, false, 0},
 		} {
-			t.Run(fmt.Sprint(mode, " ", c.path, " ", c.end), func(t *testing.T) {
+			t.Run(fmt.Sprint(mode, " ", c.name), func(t *testing.T) {
 				t.Parallel()
-				w := newWorld(t, func(cfg *Config) { cfg.Mode = mode })
+				goOn := make(chan struct{})
+				h := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+					rw.Header().Set("Content-Type", c.kind)
+					if c.kind != "text/event-stream" {
+						rw.Header().Set("Content-Length", fmt.Sprint(len(c.pieces)+len(c.end)))
+					}
+					io.WriteString(rw, c.pieces+c.end)
+					http.NewResponseController(rw).Flush()
+					<-goOn // it has said all, and has not said so
+				})
+				_, change := tlsModel(t, c.h2, h)
+				w := newWorld(t, func(cfg *Config) { change(cfg); cfg.Mode = mode })
 				held, release := make(chan struct{}), make(chan struct{})
 				w.log.Inject(tlogtest.Faults{Append: func(_ context.Context, leaves []tlog.Leaf) error {
 					if holds(leaves, record.Response) {
@@ -110,46 +130,38 @@ func TestTheEndWaitsForTheRecord(t *testing.T) {
 					}
 					return nil
 				}})
-				var mu sync.Mutex
-				var got strings.Builder
+				got := &reader{}
 				done := make(chan error, 1)
 				go func() {
-					resp, err := w.do(t.Context(), "POST", c.path, c.body)
-					if err != nil {
-						done <- err
-						return
+					resp, err := w.do(t.Context(), "POST", c.path, `{}`)
+					if err == nil {
+						defer resp.Body.Close()
+						_, err = io.Copy(got, resp.Body)
 					}
-					defer resp.Body.Close()
-					b := make([]byte, 64<<10)
-					for {
-						n, err := resp.Body.Read(b)
-						mu.Lock()
-						got.Write(b[:n])
-						mu.Unlock()
-						if err != nil {
-							if err == io.EOF {
-								err = nil
-							}
-							done <- err
-							return
-						}
-					}
+					done <- err
 				}()
+				whole := c.pieces + c.end
+				want := c.pieces
+				if c.withheld != 0 {
+					want = whole[:len(whole)-1]
+				}
+				check := func(when string) {
+					t.Helper()
+					for deadline := time.Now().Add(10 * time.Second); c.withheld >= 0 && len(got.seen()) < len(want) && time.Now().Before(deadline); {
+						time.Sleep(time.Millisecond) // for what may pass to arrive
+					}
+					time.Sleep(20 * time.Millisecond) // and for what may not, not to
+					if seen := got.seen(); seen != want && (c.withheld >= 0 || !strings.HasPrefix(want, seen)) {
+						t.Errorf("%s the caller has %d bytes, may have %d: …%q", when, len(seen), len(want), seen[max(0, len(seen)-60):])
+					}
+				}
+				check("before the model has ended")
+				close(goOn)
 				<-held
-				time.Sleep(20 * time.Millisecond) // for what is on its way to arrive; that it does not is what is tested
-				mu.Lock()
-				before := got.String()
-				mu.Unlock()
+				check("before the record is durable")
 				close(release)
-				if err := <-done; err != nil {
-					t.Fatal(err)
-				}
-				whole := got.String()
-				if before == whole || strings.Contains(before, "data: [DONE]") || strings.Contains(before, "event: response.completed") {
-					t.Errorf("%d of %d bytes were passed on before the record was durable: …%.60q", len(before), len(whole), before[max(0, len(before)-60):])
-				}
-				if !strings.Contains(whole, c.end) {
-					t.Errorf("the whole is …%q", whole[max(0, len(whole)-100):])
+				if err := <-done; err != nil || got.seen() != whole {
+					t.Errorf("in the end the caller has %d bytes of %d, %v", len(got.seen()), len(whole), err)
 				}
 			})
 		}

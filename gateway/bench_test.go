@@ -63,8 +63,8 @@ func (deafConn) SetDeadline(time.Time) error        { return nil }
 func (deafConn) SetReadDeadline(time.Time) error    { return nil }
 func (deafConn) SetWriteDeadline(t time.Time) error { return nil }
 
-// benchGateway is a gateway that runs, with a model that answers without a wire.
-func benchGateway(b *testing.B, mode Mode, m *cannedModel) *Gateway {
+// benchGateway is a gateway that runs, with a model that answers without a wire, or by one if m is nil.
+func benchGateway(b *testing.B, mode Mode, m *cannedModel) *benched {
 	b.Helper()
 	up, err := url.Parse("http://model.example")
 	if err != nil {
@@ -78,7 +78,9 @@ func benchGateway(b *testing.B, mode Mode, m *cannedModel) *Gateway {
 	if err != nil {
 		b.Fatal(err)
 	}
-	g.pools.of(g.routes[0].route, "alice").RegisterProtocol("http", m)
+	if m != nil {
+		g.pools.of(g.routes[0].route, "alice").RegisterProtocol("http", m)
+	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -92,7 +94,12 @@ func benchGateway(b *testing.B, mode Mode, m *cannedModel) *Gateway {
 			b.Error(err)
 		}
 	})
-	return g
+	return &benched{g, ln.Addr().String()}
+}
+
+type benched struct {
+	*Gateway
+	at string
 }
 
 // BenchmarkServe is what a call costs in our own code: no sockets, and a log that takes everything at once. Its prompt
@@ -149,4 +156,67 @@ func BenchmarkServe(b *testing.B) {
 			})
 		}
 	}
+}
+
+// BenchmarkPass is the same with sockets: a caller that writes and reads bytes, and a model that does.
+func BenchmarkPass(b *testing.B) {
+	ask := `{"model":"fake-1","messages":[{"role":"user","content":"` + strings.Repeat("a word or two, ", 2<<10/15) + `"}]}`
+	wire := []byte(request("POST", "/v1/chat/completions", ask))
+	body := `{"choices":[{"message":{"content":"` + strings.Repeat("a word or two, ", 1<<10/15) + `"}}]}`
+	answer := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	model, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer model.Close()
+	go func() {
+		for {
+			conn, err := model.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				buf := make([]byte, 64<<10)
+				for n := 0; ; {
+					m, err := conn.Read(buf[n:])
+					if err != nil {
+						return
+					}
+					if n += m; bytes.HasSuffix(buf[:n], []byte(`"}]}`)) {
+						conn.Write(answer)
+						n = 0
+					}
+				}
+			}()
+		}
+	}()
+	g := benchGateway(b, Strict, nil)
+	up := *g.routes[0].route.Upstream
+	up.Host = model.Addr().String()
+	g.routes[0].route.Upstream = &up
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		conn, err := net.Dial("tcp", g.at)
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		defer conn.Close()
+		buf := make([]byte, 64<<10)
+		for pb.Next() {
+			if _, err := conn.Write(wire); err != nil {
+				b.Error(err)
+				return
+			}
+			for n := 0; !bytes.HasSuffix(buf[:n], []byte(`"}}]}`)); {
+				m, err := conn.Read(buf[n:])
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				n += m
+			}
+		}
+	})
 }

@@ -1,10 +1,13 @@
 package gateway
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A door is the listener below everything: it counts who is in, turns away who is too many, gives a newcomer a time to
@@ -24,18 +27,35 @@ func newDoor(ln net.Listener, room int, first time.Duration, full func(net.Conn)
 	return &door{Listener: ln, room: room, first: first, full: full, in: make(map[*guest]struct{})}
 }
 
-// Accept waits for the next who finds room.
+// Accept waits for the next who finds room. Where the system is short of something it waits for that, too.
 func (d *door) Accept() (net.Conn, error) {
+	pause := time.Duration(0)
 	for {
 		conn, err := d.Listener.Accept()
+		if short(err) {
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			time.Sleep(pause)
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
+		pause = 0
 		if g := d.admit(conn); g != nil {
 			return g, nil
 		}
 		d.full(conn)
 	}
+}
+
+// short says whether an error of accepting passes by itself.
+func short(err error) bool {
+	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED, unix.EINTR} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *door) admit(conn net.Conn) *guest {

@@ -9,8 +9,11 @@
 //     whole answer before the response is;
 //   - an answer passes as it came, byte for byte and event by event; the record is made beside it;
 //   - an answer that stopped before its own end is cut for the caller too, and is on record as truncated;
-//   - the service credential is put on the wire and nowhere else: if a model sends it back, it is struck out before
-//     caller, journal and record see it.
+//   - the service credential is put on the wire and nowhere else: if a model sends it back, in one piece, it is struck
+//     out before caller, journal and record see it;
+//   - a connection to a model carries the calls of one caller, and what comes on it unasked is nobody's answer;
+//   - a call that has begun has one end on record, whatever ends it: the model, the caller, a limit, a fault of ours, or,
+//     after a crash, the next boot.
 //
 // It knows the log only as [tlog.Appender] and [tlog.Reader], and the keepers of data keys only as [Keys].
 package gateway
@@ -261,6 +264,7 @@ func New(cfg Config) (*Gateway, error) {
 		SecureErrorLogMessage:         true,
 		CloseOnShutdown:               true,
 		StreamRequestBody:             false,
+		ReduceMemoryUsage:             true,
 		ReadBufferSize:                g.limits.Head + 1024,
 		MaxRequestBodySize:            int(g.limits.Body),
 		IdleTimeout:                   g.limits.IdleTime,

@@ -10,7 +10,10 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -293,4 +296,45 @@ func TestSilentConnections(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A machine that is short of descriptors for a while takes connections again when it has some.
+func TestShortOfDescriptors(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.stop()
+	g, err := New(w.g.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln := &shortListener{Listener: loopback(t)}
+	ln.times.Store(5)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx, ln) }()
+	w.base = "http://" + ln.Addr().String()
+	for range 3 {
+		if resp := w.post("/v1/chat/completions", chat("hello", false)); resp.StatusCode != 200 {
+			t.Errorf("status %d", resp.StatusCode)
+		}
+		w.client.CloseIdleConnections()
+		ln.times.Store(3)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// A shortListener fails some times before it accepts.
+type shortListener struct {
+	net.Listener
+	times atomic.Int64
+}
+
+func (l *shortListener) Accept() (net.Conn, error) {
+	if l.times.Add(-1) >= 0 {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	}
+	return l.Listener.Accept()
 }

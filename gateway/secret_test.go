@@ -132,16 +132,8 @@ func TestCredentialInPieces(t *testing.T) {
 // The credential in the parts of an answer that are not its body, and in what cannot be read at all.
 func TestCredentialAroundTheBody(t *testing.T) {
 	t.Parallel()
-	next := make(chan string, 1)
-	w := newRawWorld(t, func(*gatewaytest.Model, *http.Request) gatewaytest.Wire {
-		return gatewaytest.Wire{Parts: [][]byte{[]byte(<-next)}, End: gatewaytest.Close}
-	}, func(cfg *Config) {
-		for i := range cfg.Routes {
-			cfg.Routes[i].Return = []string{"X-Echo", "X-" + canary}
-		}
-	})
 	const ok = "HTTP/1.1 200 OK\r\n"
-	for _, answer := range []string{
+	answers := []string{
 		ok + "X-Request-Id: " + canary + "\r\nContent-Length: 2\r\n\r\n{}",
 		ok + "X-Echo: a " + canary + " and " + canary + "\r\nX-Echo: " + canary + "\r\nContent-Length: 2\r\n\r\n{}",
 		ok + "X-" + canary + ": 1\r\nContent-Length: 2\r\n\r\n{}",
@@ -158,10 +150,18 @@ func TestCredentialAroundTheBody(t *testing.T) {
 		ok + "Content-Length: " + canary + "\r\n\r\n",
 		ok + "Content-Length: 2\r\nContent-Length: " + canary + "\r\n\r\n{}",
 		ok + "Transfer-Encoding: chunked\r\n\r\n" + canary + "\r\n{}\r\n0\r\n\r\n",
-	} {
+	}
+	w := newRawWorld(t, func(_ *gatewaytest.Model, r *http.Request) gatewaytest.Wire {
+		n, _ := strconv.Atoi(r.URL.RawQuery)
+		return gatewaytest.Wire{Parts: [][]byte{[]byte(answers[n])}, End: gatewaytest.Close}
+	}, func(cfg *Config) {
+		for i := range cfg.Routes {
+			cfg.Routes[i].Return = []string{"X-Echo", "X-" + canary}
+		}
+	})
+	for i, answer := range answers {
 		for _, path := range []string{"/v1/chat/completions", "/any/x"} {
-			next <- answer
-			resp := w.post(path, `{}`)
+			resp := w.post(fmt.Sprint(path, "?", i), `{}`)
 			head, err := httputil.DumpResponse(resp, false)
 			if err != nil {
 				t.Fatal(err)

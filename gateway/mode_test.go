@@ -386,7 +386,7 @@ func TestNoKeys(t *testing.T) {
 			w.load(1)
 			close(k.stuck)
 			if mode == Open {
-				const n = 2 * spareKeys
+				const n = spareKeys + 24
 				w.load(n)
 				if err := w.stop(); err != nil {
 					t.Fatal(err)

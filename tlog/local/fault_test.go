@@ -463,6 +463,48 @@ func TestDiscard(t *testing.T) {
 	}
 }
 
+// TestDiscardBetween discards a payload while the same bytes wait for the sequencer, checked and found harmless.
+func TestDiscardBetween(t *testing.T) {
+	fs, a := vfs.NewMem(), new(anchor)
+	lf := tlog.Leaf{Entry: []byte("e"), Payload: []byte("the secret")}
+	sum := tlog.Hash(sha256.Sum256(lf.Payload))
+	l := open(t, "/log", Config{FS: fs, Latest: a})
+	end := run(t, l)
+	if _, err := l.Append(t.Context(), lf); err != nil {
+		t.Fatal(err)
+	}
+	finish(t, l, end)
+	l = open(t, "/log", Config{FS: fs, Latest: a})
+	done := make(chan error)
+	go func() {
+		_, err := l.Append(t.Context(), lf, leaf(1, 1))
+		done <- err
+	}()
+	await(t, "the call to wait", func() bool { return l.Stats().Waiting == 2 })
+	if err := l.Discard(t.Context(), sum); err != nil {
+		t.Fatal(err)
+	}
+	end = run(t, l)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(2) {
+		if rows, err := anyRow(l.db, payloadKey(i, 0), payloadKey(i+1, 0)); err != nil || rows {
+			t.Errorf("the bytes are in the store at %d, %v", i, err)
+		}
+	}
+	if _, err := l.Payload(t.Context(), sum); !errors.Is(err, tlog.ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+	if _, err := l.Payload(t.Context(), sha256.Sum256(leaf(1, 1).Payload)); err != nil {
+		t.Errorf("its neighbour: %v", err)
+	}
+	if err := l.Check(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+	finish(t, l, end)
+}
+
 // TestConfig refuses what is missing or does not fit, and says what to name.
 func TestConfig(t *testing.T) {
 	other, _ := tlogtest.Key("log.example/other")

@@ -149,12 +149,6 @@ func parseSizeRow(v []byte) (state, error) {
 	return s, nil
 }
 
-// sum32 reads the digest out of a d or x key.
-func sum32(key []byte) (sum tlog.Hash) {
-	copy(sum[:], key[1:])
-	return sum
-}
-
 // indexOf reads the number at the end of a key.
 func indexOf(key []byte) uint64 {
 	if len(key) < 8 {

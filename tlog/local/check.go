@@ -63,7 +63,18 @@ func (l *Log) examine(ctx context.Context, db *pebble.DB, pace *budget, progress
 		return err
 	}
 	r.budget = pace
-	r.seen = func(index uint64, row entryRow) error { return l.examinePayload(ctx, db, pace, index, row) }
+	indexed := l.indexed.Load()
+	r.seen = func(index uint64, row entryRow) error {
+		if err := l.examinePayload(ctx, db, pace, index, row); err != nil || !row.paid || index >= indexed {
+			return err
+		}
+		key := digestKey(row.sum, index)
+		_, err := get(db, key[:])
+		if errors.Is(err, tlog.ErrNotFound) {
+			return damagef("entry %d, whose payload has the digest %s, is not in the index of digests", index, row.sum)
+		}
+		return err
+	}
 	kept, err := l.keptUpTo(db, d.size)
 	if err != nil {
 		return err
@@ -105,20 +116,11 @@ func (l *Log) examinePayload(ctx context.Context, db *pebble.DB, pace *budget, i
 	if !row.paid {
 		return nil
 	}
-	data, err := readPayload(db, index, row.sum)
-	if err != nil {
-		if gone, gerr := l.isDiscarded(db, row.sum); gerr == nil && gone {
-			return nil
-		}
-		return err
+	data, err := l.keptPayload(db, index, row.sum)
+	if errors.Is(err, tlog.ErrNotFound) {
+		return nil
 	}
-	if _, err := get(db, digestKey(row.sum, index)); err != nil {
-		if gone, gerr := l.isDiscarded(db, row.sum); gerr == nil && gone {
-			return nil // discarded since it was read
-		}
-		if errors.Is(err, tlog.ErrNotFound) {
-			return damagef("the payload of entry %d cannot be found by its digest", index)
-		}
+	if err != nil {
 		return err
 	}
 	return pace.spend(ctx, len(data))

@@ -122,7 +122,7 @@ func unclean(t testing.TB, n int) (*vfs.MemFS, *anchor, *ledger) {
 	a.faults(func([]byte) (bool, error) { return false, errDown }, func() error { return errDown })
 	fill(t, l, book, 1, 10, n-10)
 	disk := fs.CrashClone(vfs.CrashCloneCfg{})
-	if err := l.head.sync(); err != nil { // the process died, the machine did not: what was written to HEAD is there
+	if err := l.head.sync(l.Size()); err != nil { // the process died, the machine did not: what was written to HEAD is there
 		t.Fatal(err)
 	}
 	putFile(t, disk, "/log/HEAD", getFile(t, fs, "/log/HEAD"))

@@ -23,11 +23,12 @@
 // # The store
 //
 // Rows lie under sequential keys: what is written together lies together, and compactions move files, not rows. Only
-// the digests of payloads are random keys, and they are short.
+// the digests of payloads are random keys; they are short, and written in bulk beside the checkpoints.
 //
 //	e index         flags, the payload's digest if there is one, the entry
 //	p index part    the payload, a MiB in each part
-//	d digest index  where the payload with that digest lies
+//	d digest index  that the payload with a digest that begins so may lie there
+//	i               up to which entry there are d rows; the rest is looked for in the entries
 //	x digest        that payload was discarded and never comes back
 //	t level tile    256 hashes, written in the batch that completes the tile
 //	c size          a signed checkpoint; of those of one second the last stays, and the newest always

@@ -58,7 +58,8 @@ func TestEdits(t *testing.T) {
 		{"a deleted payload", func(db *pebble.DB, b *pebble.Batch) { b.Delete(payloadKey(4, 0), nil) }, false},
 		{"a deleted digest", func(db *pebble.DB, b *pebble.Batch) {
 			row := must(parseEntryRow(4, must(get(db, entryKey(4)))))
-			b.Delete(digestKey(row.sum, 4), nil)
+			key := digestKey(row.sum, 4)
+			b.Delete(key[:], nil)
 		}, false},
 		{"a smaller size", func(db *pebble.DB, b *pebble.Batch) {
 			row := make([]byte, sizeRowLen)

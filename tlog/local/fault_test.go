@@ -370,7 +370,7 @@ func TestLargePayload(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The parts of a sixth are on the disk, and its batch is not.
-	if err := l.putPayload(nil, digestAt{index: 5, payload: leaves[4].Payload}, true); err != nil {
+	if err := l.putPayload(nil, payloadAt{index: 5, payload: leaves[4].Payload}, true); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.db.Flush(); err != nil {

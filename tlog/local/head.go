@@ -41,7 +41,7 @@ type head struct {
 	file   vfs.File
 	seq    uint64
 	state  state
-	synced uint64 // the sequence that was last synced
+	synced uint64 // the size that was last synced by this process
 	buf    [headContent]byte
 }
 
@@ -79,7 +79,6 @@ func (h *head) load() (state, error) {
 	if !found {
 		return state{}, damagef("neither slot of the head file %s can be read", h.path)
 	}
-	h.synced = h.seq
 	return h.state, nil
 }
 
@@ -158,22 +157,22 @@ func (h *head) write(s state) error {
 	return nil
 }
 
-// sync makes what was written last the longer.
-func (h *head) sync() error {
+// sync returns when the file durably knows that size, which was written before.
+func (h *head) sync(size uint64) error {
 	h.mu.Lock()
-	f, seq, synced := h.file, h.seq, h.synced
+	f, known, synced := h.file, h.state.size, h.synced
 	h.mu.Unlock()
 	if f == nil {
 		return tlog.ErrClosed
 	}
-	if seq == synced {
+	if size <= synced {
 		return nil
 	}
 	if err := f.SyncData(); err != nil {
 		return fmt.Errorf("head file: %w", err)
 	}
 	h.mu.Lock()
-	h.synced = max(h.synced, seq)
+	h.synced = max(h.synced, known)
 	h.mu.Unlock()
 	return nil
 }

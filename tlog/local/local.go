@@ -154,7 +154,7 @@ type Log struct {
 	// The sequencer's own.
 	edge       edge
 	full       []fullTile
-	digests    []digestAt
+	paid       []payloadAt
 	idle       chan *flight
 	committing chan *flight
 	// writing is held while rows are written that payloads and discards could both touch.
@@ -162,6 +162,7 @@ type Log struct {
 	discards atomic.Uint64 // how many payloads were ever discarded
 
 	durable   atomic.Pointer[state]     // what is acknowledged
+	indexed   atomic.Uint64             // up to which entry the index of digests reaches
 	published atomic.Pointer[published] // what readers see
 	publisher publisher                 // Run's own
 

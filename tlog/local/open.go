@@ -236,13 +236,17 @@ func (l *Log) openStore(readOnly bool) error {
 		MemTableSize:                64 << 20,
 		MemTableStopWritesThreshold: 4,
 		LBaseMaxBytes:               256 << 20,
-		// A flush always overlaps the one before in a few small rows, such as the size, and at the default of 4 that
-		// alone has Pebble rewrite everything after every second flush, the large rows that lie in order included. They
-		// are rewritten in longer runs so; what is read in earnest are ranges, which many files at the top do not slow.
+		// A flush always overlaps the one before in a few small rows, such as the size. Many of those at the top do not
+		// slow what is read in earnest, which are ranges.
 		L0CompactionThreshold: 20,
 		L0StopWritesThreshold: 60,
 		BytesPerSync:          512 << 10,
 		EventListener:         listener,
+	}
+	// No file holds rows of two kinds. The large rows come in order, so their files never overlap and are moved down
+	// unread; in one file with rows that do overlap they would be rewritten with them.
+	o.Experimental.SpanPolicyFunc = func(start []byte) (pebble.SpanPolicy, []byte, error) {
+		return pebble.SpanPolicy{}, after(start[0]), nil
 	}
 	// Payloads come compressed and sealed, hashes do not compress, and entries are mostly hashes.
 	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })
@@ -280,6 +284,11 @@ func (l *Log) compare(known sources, whole bool) error {
 		return err
 	}
 	l.showKept(d)
+	indexed, err := readIndexed(l.db, d.size)
+	if err != nil {
+		return err
+	}
+	l.indexed.Store(indexed)
 	if gone, err := anyRow(l.db, []byte{rowDiscarded}, after(rowDiscarded)); err != nil {
 		return err
 	} else if gone {
@@ -464,6 +473,7 @@ func (l *Log) ready(known sources) error {
 		return err
 	}
 	l.edge = *l.publisher.recount.edge.clone()
+	l.publisher.fresh.from = d.size
 	for range inFlight {
 		l.idle <- &flight{batch: l.db.NewBatch(pebble.WithMaxRetainedSizeBytes(2 * maxBatchBytes))}
 	}

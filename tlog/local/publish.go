@@ -29,6 +29,7 @@ type publisher struct {
 
 	recount *recount // nil after a read failed
 	counted state    // what recount last agreed on with the sequencer
+	fresh   fresh    // what recount read that the index of digests lacks
 
 	// A checkpoint on its way. Only one is, and nothing of a larger size is begun before it has been shown.
 	attempt []byte           // its text, while the anchor may or may not remember it
@@ -60,7 +61,9 @@ func (l *Log) publishAll(ctx context.Context) {
 		case <-t.C:
 		}
 		begun := time.Now()
-		if err := l.publish(ctx); err == nil {
+		err := l.publish(ctx)
+		l.index(ctx)
+		if err == nil {
 			wait = max(l.cfg.Interval-time.Since(begun), l.cfg.Interval/10)
 		} else if ctx.Err() == nil && l.stopReason() == nil {
 			l.cfg.Logger.Warn("checkpoint delayed", "origin", l.cfg.Origin, "error", err)
@@ -75,6 +78,7 @@ func (l *Log) publishLast(ctx context.Context) error {
 	wait := l.cfg.Interval / 10
 	for {
 		err := l.publish(ctx)
+		l.index(ctx)
 		if reason := l.stopReason(); reason != nil {
 			return reason
 		}
@@ -92,10 +96,18 @@ func (l *Log) publishLast(ctx context.Context) error {
 	}
 }
 
+// index extends the index of digests. It lies beside the order of publish, and what fails is tried again: what the
+// index does not reach is found without it.
+func (l *Log) index(ctx context.Context) {
+	if err := l.judge(l.extendIndex(ctx)); err != nil && ctx.Err() == nil && l.stopReason() == nil {
+		l.cfg.Logger.Warn("index of digests delayed", "origin", l.cfg.Origin, "error", err)
+	}
+}
+
 // publish makes the tree that is durable now visible. The order is the whole of its safety:
 //
 //  1. read the new entries back and hash them again, three ways; all must give the sequencer's root
-//  2. sync the head file
+//  2. sync the head file, so that it knows them
 //  3. anchor by compare-and-swap     from here on this history is ours, whatever happens
 //  4. sign exactly what was anchored, and check the signature with the pinned key
 //  5. keep it in the store, synced
@@ -122,14 +134,14 @@ func (l *Log) publish(ctx context.Context) error {
 			p.aiming = d.checkpoint(l.cfg.Origin)
 			p.attempt = p.aiming.Text()
 		}
-		if err := l.syncHead(); err != nil {
+		if err := l.syncHead(p.aiming.Size); err != nil {
 			return err
 		}
 		if err := l.anchor(ctx); err != nil {
 			return err
 		}
 	}
-	if err := l.syncHead(); err != nil {
+	if err := l.syncHead(p.pending.Size); err != nil {
 		return err
 	}
 	signed, err := l.sign(*p.pending)
@@ -145,8 +157,8 @@ func (l *Log) publish(ctx context.Context) error {
 	return nil
 }
 
-func (l *Log) syncHead() error {
-	if err := l.head.sync(); err != nil {
+func (l *Log) syncHead(size uint64) error {
+	if err := l.head.sync(size); err != nil {
 		l.halt(err) // a sync that failed once is not to be believed the second time
 		return err
 	}
@@ -171,12 +183,13 @@ func (l *Log) reread(ctx context.Context, d state) error {
 			}
 			p.recount = r
 		}
+		p.recount.seen = p.fresh.add
 		found, err := p.recount.extend(ctx, d.size)
 		if err == nil {
 			err = l.same("sequenced", d, "found in the store", found)
 		}
 		if err != nil {
-			p.recount = nil
+			p.recount, p.fresh = nil, fresh{from: noEntry}
 			return err
 		}
 		p.counted = found

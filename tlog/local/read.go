@@ -102,38 +102,14 @@ func (l *Log) bundle(p *published, t tlog.Tile) ([]byte, error) {
 	var data []byte
 	err = l.withStore(func(db *pebble.DB) error {
 		first := t.Index * tlog.TileWidth
-		it, err := db.NewIter(&pebble.IterOptions{LowerBound: entryKey(first), UpperBound: entryKey(first + uint64(t.Width))})
-		if err != nil {
-			return err
-		}
-		defer it.Close()
-		n := 0
-		for ok := it.First(); ok; ok = it.Next() {
-			index := first + uint64(n)
-			if indexOf(it.Key()) != index {
-				break
-			}
-			v, err := it.ValueAndErr()
-			if err != nil {
-				return err
-			}
-			row, err := parseEntryRow(index, v)
-			if err != nil {
-				return err
-			}
-			if h := tlog.HashLeaf(row.entry); !bytes.Equal(h[:], hs[n*hashLen:(n+1)*hashLen]) {
+		return eachEntry(db, first, first+uint64(t.Width), func(index uint64, row entryRow) error {
+			n := int(index-first) * hashLen
+			if h := tlog.HashLeaf(row.entry); !bytes.Equal(h[:], hs[n:n+hashLen]) {
 				return damagef("entry %d is not what was appended: its hash is another than in the tree", index)
 			}
 			data = tlog.AppendBundleEntry(data, row.entry)
-			n++
-		}
-		if err := it.Error(); err != nil {
-			return err
-		}
-		if n != t.Width {
-			return damagef("entry %d is missing", first+uint64(n))
-		}
-		return nil
+			return nil
+		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", t.Path(), err)
@@ -200,26 +176,29 @@ func get(store pebble.Reader, key []byte) ([]byte, error) {
 func (l *Log) Payload(ctx context.Context, sum tlog.Hash) ([]byte, error) {
 	var data []byte
 	err := l.withStore(func(db *pebble.DB) error {
-		if gone, err := l.isDiscarded(db, sum); err != nil {
-			return err
-		} else if gone {
-			return tlog.ErrNotFound
-		}
-		it, err := db.NewIter(&pebble.IterOptions{LowerBound: digestKey(sum, 0), UpperBound: digestKey(sum, l.Size())})
-		if err != nil {
-			return err
-		}
-		defer it.Close()
-		if !it.First() {
-			if err := it.Error(); err != nil {
-				return err
+		return l.eachPaid(db, sum, l.Size(), func(index uint64) (err error) {
+			if data, err = l.keptPayload(db, index, sum); err == nil {
+				err = errEnough
 			}
-			return tlog.ErrNotFound
-		}
-		data, err = readPayload(db, indexOf(it.Key()), sum)
-		return err
+			return err
+		})
 	})
+	if err == nil && data == nil {
+		err = tlog.ErrNotFound
+	}
 	return data, err
+}
+
+// keptPayload reads the payload of an entry, which is tlog.ErrNotFound once it was discarded.
+func (l *Log) keptPayload(store pebble.Reader, index uint64, sum tlog.Hash) ([]byte, error) {
+	data, err := readPayload(store, index, sum)
+	if err == nil {
+		return data, nil
+	}
+	if gone, gerr := l.isDiscarded(store, sum); gerr == nil && gone {
+		err = tlog.ErrNotFound
+	}
+	return nil, err
 }
 
 // readPayload puts the parts of a payload together and compares their digest.
@@ -289,22 +268,11 @@ func (l *Log) Discard(ctx context.Context, sum tlog.Hash) error {
 func (l *Log) discard(db *pebble.DB, b *pebble.Batch, sum tlog.Hash) (found bool, err error) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	it, err := db.NewIter(&pebble.IterOptions{LowerBound: digestKey(sum, 0), UpperBound: digestKey(sum, ^uint64(0))})
-	if err != nil {
-		return false, err
-	}
-	defer it.Close()
-	for ok := it.First(); ok; ok = it.Next() {
+	err = l.eachPaid(db, sum, noEntry, func(index uint64) error {
 		found = true
-		index := indexOf(it.Key())
-		if err := deleteRows(db, b, payloadKey(index, 0), payloadKey(index+1, 0)); err != nil {
-			return false, err
-		}
-		if err := b.Delete(it.Key(), nil); err != nil {
-			return false, err
-		}
-	}
-	if err := it.Error(); err != nil || !found {
+		return deleteRows(db, b, payloadKey(index, 0), payloadKey(index+1, 0))
+	})
+	if err != nil || !found {
 		return false, err
 	}
 	if err := b.Set(discardedKey(sum), nil, nil); err != nil {

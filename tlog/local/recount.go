@@ -21,15 +21,23 @@ type recount struct {
 	store  pebble.Reader
 	edge   edge
 	rng    *compact.Range
+	arena  arena
 	budget *budget // nil for as fast as possible
 	// seen is called for each entry, if set. The row aliases the store's memory.
 	seen func(index uint64, row entryRow) error
 }
 
-var ranges = compact.RangeFactory{Hash: func(l, r []byte) []byte {
-	h := tlog.HashChildren(tlog.Hash(l), tlog.Hash(r))
-	return h[:]
-}}
+// An arena makes the small slices that a compact range wants, many from one piece of memory.
+type arena struct{ free []tlog.Hash }
+
+func (a *arena) put(h tlog.Hash) []byte {
+	if len(a.free) == 0 {
+		a.free = make([]tlog.Hash, tlog.TileWidth)
+	}
+	p := &a.free[0]
+	a.free, *p = a.free[1:], h
+	return p[:]
+}
 
 // recountFrom starts behind the first size entries, whose hashes it takes from the tiles of the store. What they are
 // worth shows in the root that comes out at the end. size must be a multiple of tlog.TileWidth.
@@ -44,7 +52,10 @@ func recountFrom(store pebble.Reader, size uint64) (*recount, error) {
 		hashes[i] = h[:]
 	}
 	var err error
-	r.rng, err = ranges.NewRange(0, size, hashes)
+	factory := compact.RangeFactory{Hash: func(left, right []byte) []byte {
+		return r.arena.put(tlog.HashChildren(tlog.Hash(left), tlog.Hash(right)))
+	}}
+	r.rng, err = factory.NewRange(0, size, hashes)
 	return r, err
 }
 
@@ -115,26 +126,9 @@ func (r *recount) entries(ctx context.Context, size uint64) error {
 		}
 		return nil
 	}
-	it, err := r.store.NewIter(&pebble.IterOptions{LowerBound: entryKey(r.edge.size), UpperBound: entryKey(size)})
-	if err != nil {
-		return err
-	}
-	defer it.Close()
-	for ok := it.First(); ok; ok = it.Next() {
-		index := r.edge.size
-		if indexOf(it.Key()) != index {
-			return damagef("entry %d is missing", index)
-		}
-		v, err := it.ValueAndErr()
-		if err != nil {
-			return fmt.Errorf("entry %d: %w", index, err)
-		}
-		row, err := parseEntryRow(index, v)
-		if err != nil {
-			return err
-		}
+	return eachEntry(r.store, r.edge.size, size, func(index uint64, row entryRow) error {
 		h := tlog.HashLeaf(row.entry)
-		if err := r.rng.Append(append([]byte(nil), h[:]...), nil); err != nil {
+		if err := r.rng.Append(r.arena.put(h), nil); err != nil {
 			return err
 		}
 		if err := r.edge.add(h, r.compare); err != nil {
@@ -145,17 +139,8 @@ func (r *recount) entries(ctx context.Context, size uint64) error {
 				return err
 			}
 		}
-		if err := r.budget.spend(ctx, len(v)); err != nil {
-			return err
-		}
-	}
-	if err := it.Error(); err != nil {
-		return fmt.Errorf("entry %d: %w", r.edge.size, err)
-	}
-	if r.edge.size != size {
-		return damagef("entry %d is missing", r.edge.size)
-	}
-	return nil
+		return r.budget.spend(ctx, len(row.entry))
+	})
 }
 
 // compare holds a completed tile against the row in the store.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/tallystick/tallystick/tlog"
 )
 
@@ -14,7 +15,8 @@ import (
 //
 //	e index              → flags, digest of the payload if there is one, entry
 //	p index part         → up to partBytes of the payload
-//	d digest index       → nothing; where the payloads with that digest lie
+//	d digest[:8] index   → nothing; where a payload may lie whose digest begins so
+//	i                    → up to which entry there are d rows
 //	x digest             → nothing; the payload was discarded and never comes back
 //	t level tile         → 256 hashes of 32 bytes, written when the tile is full
 //	c size               → a signed checkpoint
@@ -23,14 +25,16 @@ const (
 	rowEntry      = 'e'
 	rowPayload    = 'p'
 	rowDigest     = 'd'
+	rowIndexed    = 'i'
 	rowDiscarded  = 'x'
 	rowTile       = 't'
 	rowCheckpoint = 'c'
 	rowSize       = 's'
 )
 
-// format is the version of these rows. A store of a newer one is refused.
-const format = 1
+// format is the version of these rows. A store of a newer one is refused. In format 1 the d rows had whole digests and
+// were written with the entries; without an i row, they are made anew.
+const format = 2
 
 // partBytes is the most that one payload row holds, so that no batch grows past what a memtable takes.
 const partBytes = 1 << 20
@@ -39,6 +43,9 @@ const partBytes = 1 << 20
 const hasPayload = 1
 
 const hashLen = len(tlog.Hash{})
+
+// digestKeyLen is what a d row takes, all of it in its key.
+const digestKeyLen = 1 + 8 + 8
 
 func appendIndexKey(b []byte, row byte, n uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(b, row), n)
@@ -50,15 +57,17 @@ func checkpointKey(size uint64) []byte {
 }
 func discardedKey(sum tlog.Hash) []byte { return append([]byte{rowDiscarded}, sum[:]...) }
 func sizeKey() []byte                   { return []byte{rowSize} }
+func indexedKey() []byte                { return []byte{rowIndexed} }
 
 func payloadKey(index uint64, part int) []byte {
 	return binary.BigEndian.AppendUint16(appendIndexKey(make([]byte, 0, 11), rowPayload, index), uint16(part))
 }
 
-func digestKey(sum tlog.Hash, index uint64) []byte {
-	k := make([]byte, 0, 1+hashLen+8)
-	k = append(append(k, rowDigest), sum[:]...)
-	return binary.BigEndian.AppendUint64(k, index)
+func digestKey(sum tlog.Hash, index uint64) (k [digestKeyLen]byte) {
+	k[0] = rowDigest
+	copy(k[1:9], sum[:])
+	binary.BigEndian.PutUint64(k[9:], index)
+	return k
 }
 
 func tileKey(level int, index uint64) []byte {
@@ -109,6 +118,47 @@ func parseEntryRow(index uint64, v []byte) (r entryRow, err error) {
 	return r, nil
 }
 
+// noEntry is an index that no entry has, and behind every entry.
+const noEntry = ^uint64(0)
+
+// eachEntry calls f for the rows of the entries from the one index to before the other, of which none may be missing;
+// noEntry ends with the last row. A row aliases the store's memory.
+func eachEntry(store pebble.Reader, from, to uint64, f func(index uint64, row entryRow) error) error {
+	if from >= to {
+		return nil
+	}
+	it, err := store.NewIter(&pebble.IterOptions{LowerBound: entryKey(from), UpperBound: entryKey(to)})
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	index := from
+	for ok := it.First(); ok; ok = it.Next() {
+		if indexOf(it.Key()) != index {
+			return damagef("entry %d is missing", index)
+		}
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return fmt.Errorf("entry %d: %w", index, err)
+		}
+		row, err := parseEntryRow(index, v)
+		if err != nil {
+			return err
+		}
+		if err := f(index, row); err != nil {
+			return err
+		}
+		index++
+	}
+	if err := it.Error(); err != nil {
+		return fmt.Errorf("entry %d: %w", index, err)
+	}
+	if index != to && to != noEntry {
+		return damagef("entry %d is missing", index)
+	}
+	return nil
+}
+
 // A state is the size of a tree and its root.
 type state struct {
 	size uint64
@@ -138,7 +188,7 @@ func parseSizeRow(v []byte) (state, error) {
 	}
 	if f := binary.BigEndian.Uint32(v); f > format && f < 1<<16 {
 		return state{}, fmt.Errorf("format %d: %w", f, errFormat)
-	} else if f != format || len(v) != sizeRowLen {
+	} else if f == 0 || f > format || len(v) != sizeRowLen {
 		return state{}, damagef("the size row has format %d and %d bytes", f, len(v))
 	}
 	s := state{size: binary.BigEndian.Uint64(v[4:])}

@@ -1,7 +1,6 @@
 package local
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -388,8 +387,7 @@ func (l *Log) build(fl *flight) error {
 	b.Reset()
 	size := l.edge.size
 	index := size
-	digests := l.digests[:0]
-	payloads := 0
+	paid, payloads := l.paid[:0], 0
 	for _, it := range fl.items {
 		it.first = index
 		if it.barred != l.discards.Load() {
@@ -407,7 +405,7 @@ func (l *Log) build(fl *flight) error {
 			}
 			if len(leaf.Payload) > 0 && !(it.drop != nil && it.drop[i]) {
 				payloads += len(leaf.Payload)
-				digests = append(digests, digestAt{it.sums[i], index, leaf.Payload})
+				paid = append(paid, payloadAt{index, leaf.Payload})
 			}
 			if err := l.edge.add(it.hashes[i], l.fullTile); err != nil {
 				return err
@@ -418,18 +416,8 @@ func (l *Log) build(fl *flight) error {
 	// A payload too large for one batch goes ahead, unsynced: behind the size of the log its rows mean nothing, and
 	// the synced batch that gives them meaning comes after them in the write-ahead log.
 	ahead := payloads > 2*maxBatchBytes
-	for _, d := range digests {
-		if err := l.putPayload(b, d, ahead); err != nil {
-			return err
-		}
-	}
-	slices.SortFunc(digests, compareDigests)
-	for _, d := range digests {
-		op := b.SetDeferred(1+hashLen+8, 0)
-		op.Key[0] = rowDigest
-		copy(op.Key[1:], d.sum[:])
-		binary.BigEndian.PutUint64(op.Key[1+hashLen:], d.index)
-		if err := op.Finish(); err != nil {
+	for _, p := range paid {
+		if err := l.putPayload(b, p, ahead); err != nil {
 			return err
 		}
 	}
@@ -451,21 +439,26 @@ func (l *Log) build(fl *flight) error {
 	if err := op.Finish(); err != nil {
 		return err
 	}
-	clear(digests)
-	l.digests = digests[:0]
+	clear(paid)
+	l.paid = paid[:0]
 	return l.apply(l.db, b)
 }
 
-// apply hands a batch to Pebble, which makes it visible and starts the sync; settle waits for that. Pebble panics, with
-// its locks held, when the write-ahead log has failed before: the log is then past closing.
+// apply hands a batch to Pebble, which makes it visible and starts the sync; settle waits for that.
 func (l *Log) apply(db *pebble.DB, b *pebble.Batch) (err error) {
+	return l.unbroken(func() error { return db.ApplyNoSyncWait(b, pebble.Sync) })
+}
+
+// unbroken calls write. Pebble panics, with its locks held, when the write-ahead log has failed before: the log is then
+// past closing.
+func (l *Log) unbroken(write func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("write-ahead log: %v", r)
 			l.ruin(err)
 		}
 	}()
-	return db.ApplyNoSyncWait(b, pebble.Sync)
+	return write()
 }
 
 // settle waits until a batch is on the disk. An error is final: what a disk failed to sync once may be gone, whatever it
@@ -495,29 +488,25 @@ func (l *Log) ruin(cause error) {
 	l.halt(cause)
 }
 
-// A digestAt is a payload to write and where.
-type digestAt struct {
-	sum     tlog.Hash
+// A payloadAt is a payload to write and where.
+type payloadAt struct {
 	index   uint64
 	payload []byte
 }
 
-// compareDigests orders the digest rows of a batch: a memtable takes sorted rows at half the price.
-func compareDigests(a, b digestAt) int {
-	return bytes.Compare(a.sum[:], b.sum[:])
-}
-
-func (l *Log) putPayload(b *pebble.Batch, d digestAt, ahead bool) error {
-	for part, rest := 0, d.payload; len(rest) > 0; part++ {
+// putPayload writes a payload in parts, into the batch or, without a sync, ahead of it.
+func (l *Log) putPayload(b *pebble.Batch, p payloadAt, ahead bool) error {
+	for part, rest := 0, p.payload; len(rest) > 0; part++ {
 		n := min(len(rest), partBytes)
 		if ahead {
-			if err := l.putAhead(payloadKey(d.index, part), rest[:n]); err != nil {
+			err := l.unbroken(func() error { return l.db.Set(payloadKey(p.index, part), rest[:n], pebble.NoSync) })
+			if err != nil {
 				return err
 			}
 		} else {
 			op := b.SetDeferred(11, n)
 			op.Key[0] = rowPayload
-			binary.BigEndian.PutUint64(op.Key[1:], d.index)
+			binary.BigEndian.PutUint64(op.Key[1:], p.index)
 			op.Key[9], op.Key[10] = byte(part>>8), byte(part)
 			copy(op.Value, rest[:n])
 			if err := op.Finish(); err != nil {
@@ -527,17 +516,6 @@ func (l *Log) putPayload(b *pebble.Batch, d digestAt, ahead bool) error {
 		rest = rest[n:]
 	}
 	return nil
-}
-
-// putAhead writes one row without a sync.
-func (l *Log) putAhead(key, value []byte) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("write-ahead log: %v", r)
-			l.ruin(err)
-		}
-	}()
-	return l.db.Set(key, value, pebble.NoSync)
 }
 
 // A fullTile is a tile that a batch completed.

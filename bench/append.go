@@ -98,9 +98,11 @@ func (c Append) produce(ctx context.Context, put func(ctx context.Context, n uin
 
 // raw is Pebble by itself, with the settings that the log uses.
 func (c Append) raw(ctx context.Context, dir string) (float64, error) {
-	db, err := pebble.Open(dir, &pebble.Options{
-		FormatMajorVersion: pebble.FormatNewest, MemTableSize: 64 << 20, Logger: silent{},
-	})
+	o := &pebble.Options{
+		FormatMajorVersion: pebble.FormatNewest, MemTableSize: 64 << 20, MemTableStopWritesThreshold: 4, Logger: silent{},
+	}
+	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })
+	db, err := pebble.Open(dir, o)
 	if err != nil {
 		return 0, err
 	}

@@ -161,7 +161,9 @@ func TestDrainBesideAHangingLog(t *testing.T) {
 	for _, mode := range []Mode{Strict, Overlap, Open} {
 		t.Run(mode.String(), func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, func(cfg *Config) { cfg.Mode, cfg.Limits.Drain, cfg.lastWords = mode, 100*time.Millisecond, 700*time.Millisecond })
+			w := newWorld(t, func(cfg *Config) {
+				cfg.Mode, cfg.Limits.Drain, cfg.lastWords = mode, 100*time.Millisecond, 700*time.Millisecond
+			})
 			w.faulty = true
 			slurp(t, w.post("/v1/chat/completions", chat("the boot has begun", true)).Body)
 			release := make(chan struct{})

@@ -42,6 +42,7 @@ var homes = map[string][]string{
 	"github.com/go-json-experiment":   {"gateway"},
 	"github.com/transparency-dev":     {"tlog", "tlog/record", "tlog/local", "tlog/tlogtest"},
 	"golang.org/x/mod":                {"tlog", "tlog/local", "tlog/tlogtest", "keys", "verify", "cmd"},
+	"filippo.io/mldsa":                {"tlog"},
 	"golang.org/x/sys":                {"tlog/local", "tlog/latest", "keys/file", "keys/ring", "gateway"},
 	"github.com/rogpeppe/go-internal": {}, // testscript: tests only
 }
@@ -199,7 +200,7 @@ func TestArrowsNotice(t *testing.T) {
 // able to trust or audit.
 var closures = map[string][]string{
 	"./tally-verify": {
-		"github.com/klauspost/compress", "github.com/transparency-dev/merkle", "golang.org/x/mod",
+		"filippo.io/mldsa", "github.com/klauspost/compress", "github.com/transparency-dev/merkle", "golang.org/x/mod",
 	},
 }
 

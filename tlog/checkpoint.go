@@ -126,16 +126,22 @@ func OpenCheckpoint(signed []byte, keys ...note.Verifier) (Checkpoint, *note.Not
 	return c, n.asNote(known, unknown), nil
 }
 
-// SignCheckpoint signs a checkpoint, one that [ParseCheckpoint] would read back. The signer's name must be the origin.
-func SignCheckpoint(c Checkpoint, s note.Signer) ([]byte, error) {
+// SignCheckpoint signs a checkpoint, one that [ParseCheckpoint] would read back, with all of a log's keys, a line for
+// each. The signers' name must be the origin.
+func SignCheckpoint(c Checkpoint, signers ...note.Signer) ([]byte, error) {
 	text := c.Text()
 	if _, err := ParseCheckpoint(text); err != nil {
 		return nil, err
 	}
-	if s.Name() != c.Origin {
-		return nil, fmt.Errorf("tlog: the key of %q cannot sign for the log %q", s.Name(), c.Origin)
+	if len(signers) == 0 {
+		return nil, errors.New("tlog: no key to sign a checkpoint with")
 	}
-	signed, err := note.Sign(&note.Note{Text: string(text)}, s)
+	for _, s := range signers {
+		if s.Name() != c.Origin {
+			return nil, fmt.Errorf("tlog: the key of %q cannot sign for the log %q", s.Name(), c.Origin)
+		}
+	}
+	signed, err := note.Sign(&note.Note{Text: string(text)}, signers...)
 	if err != nil {
 		return nil, fmt.Errorf("sign checkpoint of size %d: %w", c.Size, err)
 	}

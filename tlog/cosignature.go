@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"filippo.io/mldsa"
 	"golang.org/x/mod/sumdb/note"
 )
 
@@ -19,15 +20,22 @@ import (
 const (
 	algEd25519     = 0x01 // a log's signature over the note's text
 	algCosignature = 0x04 // a witness's Ed25519 signature over a time and the note's text
-	algMLDSA44     = 0x06 // ML-DSA-44 over a time and a subtree; carried, not verified
+	algMLDSA44     = 0x06 // a witness's or a log's ML-DSA-44 signature over a time and a subtree
 )
 
-// keySize is the length of a public key in bytes, by signature type.
+// keySize and signatureSize are lengths in bytes, by signature type; a time is not counted.
 func keySize(alg byte) int {
 	if alg == algMLDSA44 {
-		return 1312
+		return mldsa.MLDSA44PublicKeySize
 	}
 	return ed25519.PublicKeySize
+}
+
+func signatureSize(alg byte) int {
+	if alg == algMLDSA44 {
+		return mldsa.MLDSA44SignatureSize
+	}
+	return ed25519.SignatureSize
 }
 
 // A Cosignature says that at Time the largest tree a witness had seen of the log was the one of the checkpoint
@@ -89,12 +97,16 @@ func parseVerifierKey(s string) (verifierKey, error) {
 	return k, nil
 }
 
-// verifier returns what verifies with the key, or nil when nothing here does.
+// verifier returns what verifies with the key.
 func (k verifierKey) verifier() note.Verifier {
-	if k.alg == algMLDSA44 {
-		return nil
+	if k.alg != algMLDSA44 {
+		return &ed25519Verifier{k}
 	}
-	return &ed25519Verifier{k}
+	pub, err := mldsa.NewPublicKey(mldsa.MLDSA44(), k.pub)
+	if err != nil {
+		panic(err) // any bytes of the right number are a key
+	}
+	return &mldsaVerifier{k, pub}
 }
 
 // An ed25519Verifier verifies logs' signatures and witnesses' cosignatures, by the type of its key.
@@ -105,7 +117,7 @@ func (v *ed25519Verifier) KeyHash() uint32 { return v.key.hash }
 
 func (v *ed25519Verifier) Verify(msg, sig []byte) bool {
 	if v.key.alg == algCosignature {
-		t, ok := cosignatureTime(sig)
+		t, ok := cosignatureTime(v.key.alg, sig)
 		if !ok {
 			return false
 		}
@@ -114,9 +126,34 @@ func (v *ed25519Verifier) Verify(msg, sig []byte) bool {
 	return len(sig) == ed25519.SignatureSize && ed25519.Verify(v.key.pub, msg, sig)
 }
 
+// An mldsaVerifier verifies ML-DSA-44 cosignatures of checkpoints, a log's own among them. Extension lines of a checkpoint
+// are not covered by one; whoever reads them needs an Ed25519 signature as well.
+type mldsaVerifier struct {
+	key verifierKey
+	pub *mldsa.PublicKey
+}
+
+func (v *mldsaVerifier) Name() string    { return v.key.name }
+func (v *mldsaVerifier) KeyHash() uint32 { return v.key.hash }
+
+func (v *mldsaVerifier) Verify(msg, sig []byte) bool {
+	t, ok := cosignatureTime(algMLDSA44, sig)
+	if !ok {
+		return false
+	}
+	c, err := ParseCheckpoint(msg)
+	if err != nil {
+		return false
+	}
+	return verifyMLDSA(v.pub, subtreeMessage(v.key.name, t, c.Origin, 0, c.Size, c.Root), sig[8:]) == nil
+}
+
+// verifyMLDSA verifies a signature of ML-DSA.Verify (FIPS 204), with the empty context.
+func verifyMLDSA(pub *mldsa.PublicKey, msg, sig []byte) error { return mldsa.Verify(pub, msg, sig, nil) }
+
 // cosignatureTime reads the time before a cosignature's signature, which must be one that may stand there.
-func cosignatureTime(blob []byte) (uint64, bool) {
-	if len(blob) != 8+ed25519.SignatureSize {
+func cosignatureTime(alg byte, blob []byte) (uint64, bool) {
+	if len(blob) != 8+signatureSize(alg) {
 		return 0, false
 	}
 	t := binary.BigEndian.Uint64(blob)
@@ -131,64 +168,175 @@ func cosignedMessage(t uint64, text []byte) []byte {
 	return append(msg, text...)
 }
 
-// NewCosignatureVerifier returns what verifies the cosignatures (c2sp.org/tlog-cosignature, Ed25519) of the witness
-// with this verifier key. Keys of other types are errors: a log's key cosigns nothing, and ML-DSA-44 is not verified
-// by this package. A time of zero or over 2^63-1 fails; whether it is plausible is for the caller to say.
+// subtreeMessage is what an ML-DSA-44 cosignature signs: the structure cosigned_message of c2sp.org/tlog-cosignature. Name
+// and origin have at most MaxOrigin bytes.
+func subtreeMessage(name string, t uint64, origin string, start, end uint64, root Hash) []byte {
+	msg := append(make([]byte, 0, 80+len(name)+len(origin)), "subtree/v1\n\x00"...)
+	msg = append(append(msg, byte(len(name))), name...)
+	msg = binary.BigEndian.AppendUint64(msg, t)
+	msg = append(append(msg, byte(len(origin))), origin...)
+	msg = binary.BigEndian.AppendUint64(msg, start)
+	msg = binary.BigEndian.AppendUint64(msg, end)
+	return append(msg, root[:]...)
+}
+
+// NewCosignatureVerifier returns what verifies the cosignatures (c2sp.org/tlog-cosignature, Ed25519 or ML-DSA-44) of the
+// witness with this verifier key. A log's Ed25519 key is an error: it cosigns nothing. A time of zero or over 2^63-1
+// fails; whether it is plausible is for the caller to say.
 func NewCosignatureVerifier(vkey string) (note.Verifier, error) {
+	return newVerifier(vkey, algCosignature, "a witness")
+}
+
+// NewLogVerifier returns what verifies the checkpoints that the log with this verifier key signs, with Ed25519 or, with a
+// time before it as in a cosignature, ML-DSA-44.
+func NewLogVerifier(vkey string) (note.Verifier, error) {
+	return newVerifier(vkey, algEd25519, "a log")
+}
+
+func newVerifier(vkey string, alg byte, whose string) (note.Verifier, error) {
 	k, err := parseVerifierKey(vkey)
 	if err != nil {
 		return nil, fmt.Errorf("tlog: %w", err)
 	}
-	if k.alg != algCosignature {
-		return nil, fmt.Errorf("tlog: the key of %q has type %#02x; an Ed25519 cosignature needs one of type 0x04", k.name, k.alg)
+	if k.alg != alg && k.alg != algMLDSA44 {
+		return nil, fmt.Errorf("tlog: the key of %q has type %#02x; %s has one of type %#02x or 0x06", k.name, k.alg, whose, alg)
 	}
 	return k.verifier(), nil
 }
 
-// A CosignatureSigner cosigns checkpoints as a witness does, with the time of day. It signs nothing but checkpoint
-// texts, and says nothing about what the checkpoint is worth: whoever calls it has checked the consistency proof and
-// written down the result. It is a [note.Signer], safe for concurrent use.
-type CosignatureSigner struct {
-	name string
-	key  ed25519.PrivateKey
-	hash uint32
+// VerifySubtreeCosignature says whether blob, what follows the key id in a signature line, is the cosignature of the
+// witness with this ML-DSA-44 verifier key over the subtree [start, end) of the log origin, one that states no time.
+func VerifySubtreeCosignature(vkey, origin string, start, end uint64, root Hash, blob []byte) error {
+	k, err := parseVerifierKey(vkey)
+	if err != nil {
+		return fmt.Errorf("tlog: %w", err)
+	}
+	if k.alg != algMLDSA44 {
+		return fmt.Errorf("tlog: the key of %q has type %#02x; subtrees are cosigned with one of type 0x06", k.name, k.alg)
+	}
+	if err := checkSubtree(origin, start, end); err != nil {
+		return err
+	}
+	if len(blob) != 8+signatureSize(algMLDSA44) || binary.BigEndian.Uint64(blob) != 0 {
+		return errors.New("tlog: the cosignature of a subtree is a time of zero and an ML-DSA-44 signature")
+	}
+	pub, err := mldsa.NewPublicKey(mldsa.MLDSA44(), k.pub)
+	if err != nil {
+		return fmt.Errorf("tlog: %w", err)
+	}
+	if err := verifyMLDSA(pub, subtreeMessage(k.name, 0, origin, start, end, root), blob[8:]); err != nil {
+		return fmt.Errorf("tlog: %s has not cosigned the subtree [%d, %d) of %q with that root: %w", k.name, start, end, origin, err)
+	}
+	return nil
 }
 
-// NewCosigner returns the signer of the witness called name. Its key is used for nothing else.
-func NewCosigner(name string, key ed25519.PrivateKey) (*CosignatureSigner, error) {
-	if err := CheckOrigin(name); err != nil {
-		return nil, err
+func checkSubtree(origin string, start, end uint64) error {
+	if err := CheckOrigin(origin); err != nil {
+		return err
 	}
+	if !ValidSubtree(start, end) || start == end {
+		return fmt.Errorf("tlog: [%d, %d) is no subtree to cosign", start, end)
+	}
+	return nil
+}
+
+// A CosignatureSigner cosigns checkpoints as a witness does, with the time of day. It signs nothing but checkpoint
+// texts and subtrees, and says nothing about what they are worth: whoever calls it has checked the proof and written
+// down the result. With an ML-DSA-44 key it is also what a log signs with beside its Ed25519 key; the name is then the
+// log's. It is a [note.Signer], safe for concurrent use.
+type CosignatureSigner struct {
+	name string
+	alg  byte
+	pub  []byte
+	hash uint32
+	sign func(msg []byte) ([]byte, error)
+}
+
+// NewCosigner returns the signer of the witness called name, with Ed25519. Its key is used for nothing else, and by no
+// witness of another name: what it signs does not say the name.
+func NewCosigner(name string, key ed25519.PrivateKey) (*CosignatureSigner, error) {
 	if len(key) != ed25519.PrivateKeySize {
 		return nil, fmt.Errorf("tlog: an Ed25519 private key has %d bytes, not %d", ed25519.PrivateKeySize, len(key))
 	}
-	s := &CosignatureSigner{name: name, key: key}
-	s.hash = keyHash(name, algCosignature, s.public())
-	return s, nil
+	return newCosigner(name, algCosignature, key.Public().(ed25519.PublicKey), func(msg []byte) ([]byte, error) {
+		return ed25519.Sign(key, msg), nil
+	})
 }
 
-func (s *CosignatureSigner) public() []byte { return s.key.Public().(ed25519.PublicKey) }
+// MLDSASeedSize is the length of an ML-DSA-44 private key in bytes: of the seed that makes it (FIPS 204 §3.6.3).
+const MLDSASeedSize = mldsa.PrivateKeySize
 
-// Name returns the witness's name.
+// NewMLDSACosigner returns the signer of the witness or log called name, with the ML-DSA-44 key that the seed of
+// MLDSASeedSize bytes makes.
+func NewMLDSACosigner(name string, seed []byte) (*CosignatureSigner, error) {
+	key, err := mldsa.NewPrivateKey(mldsa.MLDSA44(), seed)
+	if err != nil {
+		return nil, fmt.Errorf("tlog: an ML-DSA-44 private key: %w", err)
+	}
+	return newCosigner(name, algMLDSA44, key.PublicKey().Bytes(), func(msg []byte) ([]byte, error) {
+		return key.Sign(nil, msg, nil)
+	})
+}
+
+func newCosigner(name string, alg byte, pub []byte, sign func([]byte) ([]byte, error)) (*CosignatureSigner, error) {
+	if err := CheckOrigin(name); err != nil {
+		return nil, err
+	}
+	return &CosignatureSigner{name: name, alg: alg, pub: pub, hash: keyHash(name, alg, pub), sign: sign}, nil
+}
+
+// Name returns the name.
 func (s *CosignatureSigner) Name() string { return s.name }
 
 // KeyHash returns the key id.
 func (s *CosignatureSigner) KeyHash() uint32 { return s.hash }
 
-// VerifierKey returns the key for a policy's witness line.
-func (s *CosignatureSigner) VerifierKey() string {
-	return formatVerifierKey(s.name, algCosignature, s.public())
-}
+// VerifierKey returns the key for a policy's witness line, or for a log line if it is a log's.
+func (s *CosignatureSigner) VerifierKey() string { return formatVerifierKey(s.name, s.alg, s.pub) }
+
+// Subtrees says whether the key can cosign subtrees.
+func (s *CosignatureSigner) Subtrees() bool { return s.alg == algMLDSA44 }
 
 // Sign returns the time and the signature over it and msg, the text of a checkpoint.
 func (s *CosignatureSigner) Sign(msg []byte) ([]byte, error) {
-	if _, err := ParseCheckpoint(msg); err != nil {
-		return nil, fmt.Errorf("cosign: %w", err)
-	}
 	now := time.Now().Unix()
 	if now <= 0 {
 		return nil, errors.New("tlog: the clock is before 1970; set it, and cosign again")
 	}
-	t := uint64(now)
-	return append(binary.BigEndian.AppendUint64(nil, t), ed25519.Sign(s.key, cosignedMessage(t, msg))...), nil
+	return s.SignAt(msg, uint64(now))
+}
+
+// SignAt is Sign with a time of the caller's choice, in seconds since 1970, which is not zero.
+func (s *CosignatureSigner) SignAt(msg []byte, t uint64) ([]byte, error) {
+	c, err := ParseCheckpoint(msg)
+	if err != nil {
+		return nil, fmt.Errorf("cosign: %w", err)
+	}
+	if t == 0 || t > math.MaxInt64 {
+		return nil, fmt.Errorf("tlog: a cosignature cannot state the time %d", t)
+	}
+	if s.alg == algMLDSA44 {
+		return s.blob(t, subtreeMessage(s.name, t, c.Origin, 0, c.Size, c.Root))
+	}
+	return s.blob(t, cosignedMessage(t, msg))
+}
+
+// SignSubtree returns the cosignature of the subtree [start, end) of a log, not empty, with a time of zero: it says that
+// the subtree is part of all that was seen of the log, and nothing of when. Only an ML-DSA-44 key can.
+func (s *CosignatureSigner) SignSubtree(origin string, start, end uint64, root Hash) ([]byte, error) {
+	if !s.Subtrees() {
+		return nil, fmt.Errorf("tlog: the key of %q is of type %#02x; subtrees are cosigned with one of type 0x06", s.name, s.alg)
+	}
+	if err := checkSubtree(origin, start, end); err != nil {
+		return nil, err
+	}
+	return s.blob(0, subtreeMessage(s.name, 0, origin, start, end, root))
+}
+
+func (s *CosignatureSigner) blob(t uint64, msg []byte) ([]byte, error) {
+	sig, err := s.sign(msg)
+	if err != nil {
+		return nil, fmt.Errorf("cosign as %s: %w", s.name, err)
+	}
+	return append(binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(sig)), t), sig...), nil
 }

@@ -148,7 +148,7 @@ func (r *policyReader) log(items []string) error {
 		return err
 	}
 	if k.alg == algCosignature {
-		return fmt.Errorf("the key of %q is a witness's, of type 0x04; a log has one of type 0x01", k.name)
+		return fmt.Errorf("the key of %q is a witness's, of type 0x04; a log has one of type 0x01 or 0x06", k.name)
 	}
 	url, err := policyURL(items[1:])
 	if err != nil {
@@ -304,9 +304,6 @@ type QuorumError struct {
 	Quorum  string   // what was asked for
 	Signed  []string // witnesses whose cosignature was verified
 	Missing []string // all other witnesses
-	// Unchecked are those of the missing whose keys are of a type that this package does not verify (ML-DSA-44).
-	// Whether they cosigned is not known; they count as not.
-	Unchecked []string
 }
 
 func (e *QuorumError) Error() string {
@@ -316,12 +313,8 @@ func (e *QuorumError) Error() string {
 		}
 		return strings.Join(names, ", ")
 	}
-	s := fmt.Sprintf("tlog: the quorum %q has not cosigned the checkpoint of size %d of %q: signed by %s; missing %s",
+	return fmt.Sprintf("tlog: the quorum %q has not cosigned the checkpoint of size %d of %q: signed by %s; missing %s",
 		e.Quorum, e.Size, e.Origin, list(e.Signed), list(e.Missing))
-	if len(e.Unchecked) > 0 {
-		s += fmt.Sprintf("; not checked for want of ML-DSA-44, and counted as missing: %s", list(e.Unchecked))
-	}
-	return s
 }
 
 // Check reads a signed checkpoint and verifies it by the policy: it is of a log that the policy knows, that log
@@ -360,7 +353,7 @@ func (p *Policy) Check(signed []byte) (Checkpoint, []Cosignature, error) {
 			continue
 		}
 		ok[p.witnesses[i].name] = true
-		t, _ := cosignatureTime(sig.blob)
+		t, _ := cosignatureTime(p.witnesses[i].key.alg, sig.blob)
 		cosigs = append(cosigs, Cosignature{Name: sig.Name, KeyID: sig.Hash, Time: t})
 	}
 	if !logSigned {
@@ -375,25 +368,16 @@ func (p *Policy) Check(signed []byte) (Checkpoint, []Cosignature, error) {
 // keys returns the verifiers of the log's keys and of all witnesses'.
 func (p *Policy) keys(origin string) ([]note.Verifier, error) {
 	var keys []note.Verifier
-	named := false
 	for _, l := range p.logs {
 		if l.key.name == origin {
-			named = true
-			if v := l.key.verifier(); v != nil {
-				keys = append(keys, v)
-			}
+			keys = append(keys, l.key.verifier())
 		}
 	}
-	switch {
-	case !named:
+	if len(keys) == 0 {
 		return nil, fmt.Errorf("tlog: the policy has no log %q; add a log line with its key if it is to be believed", origin)
-	case len(keys) == 0:
-		return nil, fmt.Errorf("tlog: the policy has only ML-DSA-44 keys of the log %q, which are not verified here; add its Ed25519 key", origin)
 	}
 	for _, w := range p.witnesses {
-		if v := w.key.verifier(); v != nil {
-			keys = append(keys, v)
-		}
+		keys = append(keys, w.key.verifier())
 	}
 	return keys, nil
 }
@@ -420,9 +404,6 @@ func (p *Policy) quorumError(c Checkpoint, ok map[string]bool) *QuorumError {
 			continue
 		}
 		e.Missing = append(e.Missing, w.name)
-		if w.key.verifier() == nil {
-			e.Unchecked = append(e.Unchecked, w.name)
-		}
 	}
 	return e
 }

@@ -99,6 +99,15 @@ type Latest interface {
 // ErrConflict says that the anchor remembers something else than the caller believed.
 var ErrConflict = errors.New("tlog: the anchor remembers another checkpoint; load it again")
 
+// A Cosigner has checkpoints cosigned by those outside.
+type Cosigner interface {
+	// Cosign returns signed, a checkpoint with the log's own signatures, and behind them the cosignatures that came. prove
+	// proves that the checkpoint's tree continues the tree of the first old entries.
+	// A *QuorumError comes with the note and says that too few cosigned: nothing is wrong, ask again later.
+	// A *ForkError says that a witness knows a tree of this log that this one does not continue: show it to someone.
+	Cosign(ctx context.Context, signed []byte, prove func(ctx context.Context, old uint64) (Proof, error)) ([]byte, error)
+}
+
 // A ForkError is two statements of one log that no history can have. The error is the evidence: show both.
 type ForkError struct {
 	A, B   []byte // checkpoints, signed or not, as they were found

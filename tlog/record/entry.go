@@ -50,7 +50,7 @@ const (
 
 // kinds says, for each kind, which parts an entry has: must, may, or (if absent) must not.
 var kinds = map[Kind]parts{
-	Start:     {software: must, mode: must},
+	Start:     {software: must, mode: must, beat: may, promise: may},
 	Stop:      {open: must, reason: may},
 	Heartbeat: {open: must},
 	Request:   {session: must, record: must, payload: must},
@@ -72,7 +72,7 @@ const (
 )
 
 type parts struct {
-	session, prev, outcome, record, payload, open, gap, reason, software, mode presence
+	session, prev, outcome, record, payload, open, gap, reason, software, mode, beat, promise presence
 }
 
 // An Entry is one public statement in the log: a few hundred bytes of canonical JSON, hashed as a leaf. Which parts an
@@ -105,6 +105,12 @@ type Entry struct {
 	Reason   string // a word of a-z, 0-9, '_'; at most 40
 	Software string // of a start: name and version, at most 64 of a-z, A-Z, 0-9, '.', '_', '-', '+', '/', ':', '(', ')'
 	Mode     string // of a start: strict, overlap, open, or none for a writer that passes no calls
+	// Every, of a start, is the time between heartbeats, in whole milliseconds, at most a day; 0 for a writer that says
+	// nothing of it, or writes none.
+	Every time.Duration
+	// Promise, of a start, is the Ed25519 public key by which the boot promises, before there is a proof, that an entry is
+	// in the log; zero for none.
+	Promise [32]byte
 }
 
 // timeFormat is RFC 3339 in UTC with exactly six digits of a second.
@@ -168,6 +174,12 @@ func (e *Entry) Append(b []byte) ([]byte, error) {
 	}
 	if e.Mode != "" {
 		b = appendWord(append(b, `,"mode":"`...), e.Mode)
+	}
+	if e.Every != 0 {
+		b = strconv.AppendInt(append(b, `,"beat":`...), e.Every.Milliseconds(), 10)
+	}
+	if e.Promise != [32]byte{} {
+		b = appendHash(append(b, `,"promise":"`...), e.Promise)
 	}
 	return append(b, '}'), nil
 }
@@ -246,6 +258,12 @@ func ParseEntry(b []byte) (Entry, error) {
 	}
 	if s.may(`,"mode":"`) {
 		e.Mode = s.word()
+	}
+	if s.may(`,"beat":`) {
+		e.Every = time.Duration(min(s.number(), maxEvery+1)) * time.Millisecond
+	}
+	if s.may(`,"promise":"`) {
+		e.Promise = s.hash()
 	}
 	s.must(`}`)
 	if s.err == nil && s.at != len(b) {
@@ -382,6 +400,8 @@ func (e *Entry) check() error {
 		{"reason", p.reason, e.Reason != ""},
 		{"software", p.software, e.Software != ""},
 		{"mode", p.mode, e.Mode != ""},
+		{"beat", p.beat, e.Every != 0},
+		{"promise", p.promise, e.Promise != [32]byte{}},
 	} {
 		if c.has && c.want == mustNot {
 			return fmt.Errorf("record: a %s entry must not have %q", e.Kind, c.name)
@@ -447,6 +467,9 @@ func (e *Entry) check() error {
 	default:
 		return fmt.Errorf("record: the unknown mode %.40q", e.Mode)
 	}
+	if e.Every < 0 || e.Every%time.Millisecond != 0 || e.Every > maxEvery*time.Millisecond {
+		return fmt.Errorf("record: heartbeats every %v; it is a whole number of milliseconds, at most a day", e.Every)
+	}
 	if len(e.Reason) > maxReason || !only(e.Reason, isReason) {
 		return fmt.Errorf("record: the reason %.50q is not one word of a-z, 0-9, '_', at most %d characters", e.Reason, maxReason)
 	}
@@ -459,6 +482,7 @@ func (e *Entry) check() error {
 const (
 	maxReason   = 40
 	maxSoftware = 64
+	maxEvery    = 24 * 60 * 60 * 1000 // milliseconds
 )
 
 func isReason(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '_' }

@@ -28,6 +28,8 @@ var setters = map[string]func(*Entry){
 	"reason":   func(e *Entry) { e.Reason = "because" },
 	"software": func(e *Entry) { e.Software = "t/1" },
 	"mode":     func(e *Entry) { e.Mode = "strict" },
+	"beat":     func(e *Entry) { e.Every = 10 * time.Second },
+	"promise":  func(e *Entry) { e.Promise = hashOf("promise") },
 }
 
 func blank(k Kind) Entry {

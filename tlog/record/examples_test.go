@@ -166,6 +166,9 @@ func exampleEntries() []example {
 	gap.From, gap.To, gap.Since, gap.Reason = 1<<63-3, 1<<63-2, long.Time, strings.Repeat("9", 40)
 	policy.Root, policy.Fields = hashOf("a"), 1
 	least := Entry{Kind: Start, By: ".", Boot: ID{15: 1}, Time: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), Software: "(", Mode: "none"}
+	says, little := start, least
+	says.Every, says.Promise = 24*time.Hour, hashOf("promise")
+	little.Every = time.Millisecond
 	floor := none(Heartbeat)
 	floor.By, floor.Seq, floor.Time, floor.Beat, floor.Open = "-", 1, time.Date(2024, 2, 29, 0, 0, 0, 1000, time.UTC), true, 1
 	one := none(Gap)
@@ -175,6 +178,7 @@ func exampleEntries() []example {
 		{"longest access", access}, {"longest start", start}, {"longest stop", stop}, {"longest heartbeat", heartbeat},
 		{"longest gap", gap}, {"policy without a payload", policy}, {"shortest start", least},
 		{"one session open since the log's first entry", floor}, {"gap of one", one},
+		{"start that promises and says when it beats", says}, {"start that says when it beats", little},
 	}
 }
 

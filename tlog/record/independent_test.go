@@ -45,11 +45,13 @@ var entryForm = regexp.MustCompile(`\A\{"v":1` +
 	`(?:,"reason":"(?P<reason>[a-z0-9_]{1,40})")?` +
 	`(?:,"software":"(?P<software>[A-Za-z0-9._+/:()-]{1,64})")?` +
 	`(?:,"mode":"(?P<mode>strict|overlap|open|none)")?` +
+	`(?:,"beat":(?P<beat>` + num + `))?` +
+	`(?:,"promise":"(?P<promise>` + hash + `)")?` +
 	`\}\z`)
 
 // entryParts is the table of FORMAT.md: + must, ? may, and what is not named must not.
 var entryParts = map[string]string{
-	"start":     "software+ mode+",
+	"start":     "software+ mode+ beat? promise?",
 	"stop":      "open+ reason?",
 	"heartbeat": "open+",
 	"request":   "session+ record+ payload+",
@@ -77,7 +79,7 @@ func readEntry(b []byte) (map[string]string, error) {
 			e[name] = string(m[i])
 		}
 	}
-	for _, name := range strings.Fields("session prev outcome record payload open gap reason software mode") {
+	for _, name := range strings.Fields("session prev outcome record payload open gap reason software mode beat promise") {
 		parts := " " + entryParts[e["kind"]]
 		_, has := e[name]
 		must := strings.Contains(parts, " "+name+"+")
@@ -86,7 +88,7 @@ func readEntry(b []byte) (map[string]string, error) {
 			return nil, fmt.Errorf("a %s entry and %q", e["kind"], name)
 		}
 	}
-	for _, name := range strings.Fields("seq fields size count floor shed from to") {
+	for _, name := range strings.Fields("seq fields size count floor shed from to beat") {
 		if e[name] != "" && number(e[name]) < 0 {
 			return nil, fmt.Errorf("%s is over 2^63-1", name)
 		}
@@ -103,8 +105,10 @@ func readEntry(b []byte) (map[string]string, error) {
 	switch {
 	case strings.Trim(e["boot"], "0-") == "" || e["session"] != "" && strings.Trim(e["session"], "0-") == "":
 		return nil, errors.New("an id of zeros")
-	case e["prev"] == zeroHash:
-		return nil, errors.New("a prev of zeros")
+	case e["prev"] == zeroHash || e["promise"] == zeroHash:
+		return nil, errors.New("a prev or a key of zeros")
+	case e["beat"] != "" && (number(e["beat"]) < 1 || number(e["beat"]) > 86400000):
+		return nil, errors.New("a beat is 1 to 86400000 milliseconds")
 	case (e["kind"] == "start") != (e["seq"] == "0"):
 		return nil, errors.New("start is number 0, and nothing else is")
 	case e["record"] != "" && (number(e["fields"]) < 1 || number(e["fields"]) > 64):

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"encoding/base64"
 	"regexp"
 	"strings"
 	"testing"
@@ -136,6 +137,13 @@ func badEntries(t testing.TB) []badEntryVector {
 	swap("software with an at sign", "start", `tally/1.0.0`, `jane@x.example`)
 	swap("software of 65 characters", "longest start", strings.Repeat("Z", 64), strings.Repeat("Z", 65))
 	swap("unknown mode", "start", `"strict"`, `"lenient"`)
+	swap("beat of zero", "start that says when it beats", `"beat":1`, `"beat":0`)
+	swap("beat over a day", "start that promises and says when it beats", `"beat":86400000`, `"beat":86400001`)
+	swap("beat with a leading zero", "start that says when it beats", `"beat":1`, `"beat":01`)
+	swap("beat as a text", "start that says when it beats", `"beat":1`, `"beat":"1"`)
+	swap("promise of zeros", "start that promises and says when it beats", hashOf("promise").String(), tlog.Hash{}.String())
+	swap("promise of 31 bytes", "start that promises and says when it beats", hashOf("promise").String(), base64.StdEncoding.EncodeToString(make([]byte, 31)))
+	swap("promise before the beat", "start that promises and says when it beats", `"beat":86400000,"promise":"`+hashOf("promise").String()+`"`, `"promise":"`+hashOf("promise").String()+`","beat":86400000`)
 	swap("open before it has begun", "heartbeat, nothing open", `"count":0,"floor":0`, `"count":0,"floor":1`)
 	swap("open in another order", "heartbeat, nothing open", `"count":0,"floor":0`, `"floor":0,"count":0`)
 	swap("open with two of three", "heartbeat, nothing open", `,"shed":0`, ``)
@@ -162,6 +170,7 @@ func badEntries(t testing.TB) []badEntryVector {
 		{"record", `,"record":{"root":"` + hashOf("a").String() + `","fields":1}`}, {"payload", `,"payload":{"sha256":"` + hashOf("a").String() + `","size":1}`},
 		{"open", `,"open":{"count":0,"floor":0,"shed":0}`}, {"gap", `,"gap":{"from":1,"to":1,"since":"2026-01-02T15:04:05.000000Z"}`},
 		{"reason", `,"reason":"because"`}, {"software", `,"software":"x"`}, {"mode", `,"mode":"none"`},
+		{"beat", `,"beat":10000`}, {"promise", `,"promise":"` + hashOf("a").String() + `"`},
 	}
 	for _, k := range []string{"start", "stop", "heartbeat", "request", "response", "refused", "policy", "approval", "access", "erasure", "gap"} {
 		seq := "2"

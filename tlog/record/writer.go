@@ -114,8 +114,12 @@ type WriterConfig struct {
 	// MaxQueue and MaxQueueBytes bound what is submitted and not yet durable. Zero means 4096 drafts and 256 MiB.
 	MaxQueue      int
 	MaxQueueBytes int
-	// Heartbeat is the time between heartbeat entries. Zero means 10 seconds; negative means none.
+	// Heartbeat is the time between heartbeat entries, at most a day; the start entry states it in whole milliseconds.
+	// Zero means 10 seconds; negative means none.
 	Heartbeat time.Duration
+	// Promise is the public key that the start entry states, for promises that whoever holds the private one makes in the
+	// writer's name; zero for none.
+	Promise [32]byte
 }
 
 // A Writer is the pen of one gateway for one boot. It gives every entry the next number and a time that never goes
@@ -392,7 +396,11 @@ func (w *Writer) begin(ctx context.Context) error {
 }
 
 func (w *Writer) start() *Ticket {
-	return newTicket(Draft{Entry: Entry{Kind: Start, Software: w.cfg.Software, Mode: w.cfg.Mode}})
+	e := Entry{Kind: Start, Software: w.cfg.Software, Mode: w.cfg.Mode, Promise: w.cfg.Promise}
+	if w.cfg.Heartbeat > 0 {
+		e.Every = max(w.cfg.Heartbeat.Truncate(time.Millisecond), time.Millisecond)
+	}
+	return newTicket(Draft{Entry: e})
 }
 
 func wait(ctx context.Context, d time.Duration) error {

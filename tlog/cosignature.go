@@ -149,7 +149,9 @@ func (v *mldsaVerifier) Verify(msg, sig []byte) bool {
 }
 
 // verifyMLDSA verifies a signature of ML-DSA.Verify (FIPS 204), with the empty context.
-func verifyMLDSA(pub *mldsa.PublicKey, msg, sig []byte) error { return mldsa.Verify(pub, msg, sig, nil) }
+func verifyMLDSA(pub *mldsa.PublicKey, msg, sig []byte) error {
+	return mldsa.Verify(pub, msg, sig, nil)
+}
 
 // cosignatureTime reads the time before a cosignature's signature, which must be one that may stand there.
 func cosignatureTime(alg byte, blob []byte) (uint64, bool) {

@@ -7,16 +7,21 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/big"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -134,6 +139,52 @@ func number(s string) int64 {
 		return -1
 	}
 	return n
+}
+
+// readPromise is FORMAT.md's "Promises".
+func readPromise(text string, signature, key []byte) error {
+	if len(key) != 32 || len(signature) != 64 || smallOrder(key) || !ed25519.Verify(key, []byte(text), signature) {
+		return errors.New("not signed by that key")
+	}
+	m := promiseForm.FindStringSubmatch(text)
+	if m == nil || !utf8.ValidString(m[1]) || len(m[1]) > 255 || strings.Trim(m[2], "0-") == "" {
+		return errors.New("not the form of a promise")
+	}
+	if strings.ContainsFunc(m[1], func(r rune) bool { return r == '+' || unicode.IsSpace(r) || unicode.IsControl(r) }) {
+		return errors.New("not an origin")
+	}
+	if _, err := time.Parse("2006-01-02T15:04:05.000000Z", m[3]); err != nil {
+		return errors.New("no time")
+	}
+	last := int64(-1)
+	for _, line := range strings.Split(strings.TrimSuffix(m[4], "\n"), "\n") {
+		digits, _, _ := strings.Cut(line, " ")
+		n := number(digits)
+		if n <= last {
+			return errors.New("the indices rise, to 2^63-1 at most")
+		}
+		last = n
+	}
+	return nil
+}
+
+var promiseForm = regexp.MustCompile(`\Atallystick promise v1\n([^\n]+)\n(` + uuid + `)\n(` + when + `)\n((?:(?:` + num + `) ` + hash + `\n){1,16})\z`)
+
+// smallOrder says whether an Ed25519 public key is a point whose order divides 8: its y is 0, 1 or -1, or its double has
+// the y 0, which is so when d·y⁴ + 2y² = 1.
+func smallOrder(key []byte) bool {
+	p := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 255), big.NewInt(19))
+	mod := func(x *big.Int) *big.Int { return x.Mod(x, p) }
+	b := bytes.Clone(key)
+	b[31] &= 0x7f
+	slices.Reverse(b)
+	y := mod(new(big.Int).SetBytes(b))
+	d := mod(new(big.Int).Mul(big.NewInt(-121665), new(big.Int).ModInverse(big.NewInt(121666), p)))
+	yy := mod(new(big.Int).Mul(y, y))
+	dyyyy := mod(new(big.Int).Mul(d, mod(new(big.Int).Mul(yy, yy))))
+	eight := mod(new(big.Int).Add(dyyyy, new(big.Int).Lsh(yy, 1)))
+	one := big.NewInt(1)
+	return y.Sign() == 0 || yy.Cmp(one) == 0 || eight.Cmp(one) == 0
 }
 
 func sha(parts ...[]byte) []byte {

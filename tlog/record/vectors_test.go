@@ -395,6 +395,11 @@ func TestFormatExamples(t *testing.T) {
 		want["payloads.json: "+v.Name+", payload"] = hexLines(v.Payload)
 		want["payloads.json: "+v.Name+", key"] = hexLines(v.Key)
 	}
+	for _, v := range vectors[[]promiseVector](t, "promises.json", nil) {
+		want["promises.json: "+v.Name+", key"] = v.Key.String()
+		want["promises.json: "+v.Name+", text"] = strings.TrimSuffix(v.Text, "\n")
+		want["promises.json: "+v.Name+", signature"] = hexLines(v.Signature)
+	}
 	blocks := regexp.MustCompile("(?s)<!-- (.*?) -->\n```\n(.*?)\n```").FindAllSubmatch(doc, -1)
 	if len(blocks) < 10 {
 		t.Errorf("FORMAT.md shows %d examples", len(blocks))

@@ -6,7 +6,10 @@
 //   - Append returned: the leaf, its place and every tile it completed are synced to the disk, in one batch with the
 //     leaves of its call, and its index is fixed for ever.
 //   - Nothing is signed that was not read back from the store, hashed again in three ways, and accepted by the anchor
-//     by compare-and-swap. Nothing is shown whose signature was not checked with the pinned key.
+//     by compare-and-swap. Nothing is shown whose signature was not checked with the pinned key, and, where a policy
+//     is given, that its quorum has not cosigned.
+//   - After a start nothing new is anchored or signed before the witnesses, where there are any, have been asked what
+//     they last saw.
 //   - A contradiction between the store, the head file, the anchor and what was ever signed ends in quarantine: the
 //     log serves reads, signs nothing, appends nothing, and writes both statements down. No repair shortens a log.
 //   - No decision is taken by the clock. It paces, and it dates the size row for people to read.
@@ -31,7 +34,8 @@
 //	i               up to which entry there are d rows; the rest is looked for in the entries
 //	x digest        that payload was discarded and never comes back
 //	t level tile    256 hashes, written in the batch that completes the tile
-//	c size          a signed checkpoint; of those of one second the last stays, and the newest always
+//	c size          a signed checkpoint; of those of one second the last stays, with witnesses those that were
+//	                published, and the newest always
 //	s               format, size, root and time of the last batch
 //
 // The tiles that are not full are kept in memory and computed from the rows when the log is opened.
@@ -53,6 +57,6 @@
 // # Two writers
 //
 // The lock keeps a second process off the directory. It does not see a copy: that the anchor does, whose compare-and-swap
-// only one of the two can win. The loser goes into quarantine. It may until then have acknowledged leaves that the winner
+// only one of the two can win; and where the anchor was copied too, the witnesses. The loser goes into quarantine. It may until then have acknowledged leaves that the winner
 // does not have, but never more than are acknowledged between two checkpoints.
 package local

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,9 +27,25 @@ type Config struct {
 	// Verifier is the pinned key. What Signer returned is checked with it before anybody sees it, and so are the
 	// checkpoints found in the store.
 	Verifier note.Verifier
+	// Also are further keys of the log, of other kinds than the first, which sign beside it and are pinned like it: an
+	// ML-DSA-44 key, say. A checkpoint is signed by all keys or not at all.
+	Also []Key
 	// Latest is the anchor. It remembers, outside this disk, the text of the newest checkpoint. Not needed with
 	// ReadOnly, but then nothing is compared with it.
 	Latest tlog.Latest
+
+	// Cosigner has checkpoints cosigned by witnesses, nil for by nobody. With one, nothing new is anchored or signed after
+	// a start before the witnesses have been asked what they last saw, and nothing is published that Policy does not
+	// accept.
+	Cosigner tlog.Cosigner
+	// Policy says which checkpoints may be published. It names this log. nil accepts what is signed, however many
+	// witnesses have cosigned it.
+	Policy *tlog.Policy
+	// CosignEvery is the time between submissions to witnesses while the log grows, by default 1 s.
+	CosignEvery time.Duration
+	// Unwitnessed has the log sign after a start without having asked its witnesses first. What it then signs after it
+	// was put back to an old copy together with its anchor, witnesses will refuse, but it has been signed.
+	Unwitnessed bool
 
 	// Head is the path of the head file, by default HEAD in the log's directory. Put it on another file system
 	// than the store where there is one.
@@ -80,22 +97,58 @@ type Config struct {
 	Fatal func(msg string)
 }
 
+// A Key is a key of the log and the pinned half of it.
+type Key struct {
+	Signer   note.Signer // not needed with ReadOnly
+	Verifier note.Verifier
+}
+
+// signers and verifiers return all keys of the log.
+func (c *Config) signers() []note.Signer {
+	all := []note.Signer{c.Signer}
+	for _, k := range c.Also {
+		all = append(all, k.Signer)
+	}
+	return all
+}
+
+func (c *Config) verifiers() []note.Verifier {
+	all := []note.Verifier{c.Verifier}
+	for _, k := range c.Also {
+		all = append(all, k.Verifier)
+	}
+	return all
+}
+
+func (c *Config) checkKey(k Key) error {
+	switch {
+	case k.Verifier == nil:
+		return errors.New("tlog/local: no verifier: name the log's public key")
+	case k.Verifier.Name() != c.Origin:
+		return fmt.Errorf("tlog/local: the public key is of %q and the log is %q", k.Verifier.Name(), c.Origin)
+	case c.ReadOnly:
+	case k.Signer == nil:
+		return errors.New("tlog/local: no signer: name the log's key")
+	case k.Signer.Name() != c.Origin || k.Signer.KeyHash() != k.Verifier.KeyHash():
+		return fmt.Errorf("tlog/local: the signer is %s+%08x and the public key %s+%08x", k.Signer.Name(), k.Signer.KeyHash(), k.Verifier.Name(), k.Verifier.KeyHash())
+	}
+	return nil
+}
+
 func (c *Config) defaults(dir string) error {
 	if err := tlog.CheckOrigin(c.Origin); err != nil {
 		return err
 	}
-	switch {
-	case c.Verifier == nil:
-		return errors.New("tlog/local: no verifier: name the log's public key")
-	case c.Verifier.Name() != c.Origin:
-		return fmt.Errorf("tlog/local: the public key is of %q and the log is %q", c.Verifier.Name(), c.Origin)
-	case c.ReadOnly:
-	case c.Signer == nil:
-		return errors.New("tlog/local: no signer: name the log's key")
-	case c.Signer.Name() != c.Origin || c.Signer.KeyHash() != c.Verifier.KeyHash():
-		return fmt.Errorf("tlog/local: the signer is %s+%08x and the public key %s+%08x", c.Signer.Name(), c.Signer.KeyHash(), c.Verifier.Name(), c.Verifier.KeyHash())
-	case c.Latest == nil:
+	for _, k := range append([]Key{{c.Signer, c.Verifier}}, c.Also...) {
+		if err := c.checkKey(k); err != nil {
+			return err
+		}
+	}
+	if c.Latest == nil && !c.ReadOnly {
 		return errors.New("tlog/local: no anchor: name where the newest checkpoint is remembered")
+	}
+	if c.Policy != nil && !slices.ContainsFunc(c.Policy.Logs(), func(l tlog.PolicyLog) bool { return l.Origin == c.Origin }) {
+		return fmt.Errorf("tlog/local: the policy does not know the log %q; add a log line with its key", c.Origin)
 	}
 	if c.FS == nil {
 		c.FS = vfs.Default
@@ -108,6 +161,7 @@ func (c *Config) defaults(dir string) error {
 	or(&c.MaxUnanchored, 1<<20)
 	or(&c.MaxUnanchoredAge, 30*time.Second)
 	or(&c.AnchorTimeout, 10*time.Second)
+	or(&c.CosignEvery, time.Second)
 	or(&c.MinFree, 128<<20)
 	or(&c.Cache, 64<<20)
 	or(&c.Rehash, 1<<20)
@@ -163,8 +217,10 @@ type Log struct {
 
 	durable   atomic.Pointer[state]     // what is acknowledged
 	indexed   atomic.Uint64             // up to which entry the index of digests reaches
+	kept      atomic.Pointer[published] // the newest signed checkpoint; what readers see once the policy accepts it
 	published atomic.Pointer[published] // what readers see
 	publisher publisher                 // Run's own
+	cosigning cosigning
 
 	// mu guards how the log ended.
 	mu          sync.Mutex
@@ -181,7 +237,7 @@ var (
 )
 
 type counts struct {
-	leaves, batches, busy, full, checkpoints, anchorErrors, signErrors, diskSlow, writeStalls, backgroundErrors, scrubs atomic.Uint64
+	leaves, batches, busy, full, checkpoints, anchorErrors, signErrors, cosignErrors, diskSlow, writeStalls, backgroundErrors, scrubs atomic.Uint64
 }
 
 // Stats is a snapshot of what the log did since Open, and where it stands.
@@ -194,7 +250,8 @@ type Stats struct {
 
 	Leaves, Batches  uint64 // appended
 	Busy, Full       uint64 // calls of Append refused with tlog.ErrBusy and tlog.ErrFull
-	Checkpoints      uint64 // signed and shown
+	Checkpoints      uint64 // signed and kept
+	CosignErrors     uint64 // calls of Cosigner that brought too little
 	AnchorErrors     uint64 // calls of Latest that failed
 	SignErrors       uint64 // signatures that were not made, or not by the pinned key
 	DiskSlow         uint64 // writes that took over five seconds
@@ -215,7 +272,8 @@ func (l *Log) Stats() Stats {
 		Size: l.Size(), Anchored: l.publisher.anchored.Load(), Waiting: waiting, WaitingBytes: bytes,
 		Leaves: c.leaves.Load(), Batches: c.batches.Load(), Busy: c.busy.Load(), Full: c.full.Load(),
 		Checkpoints: c.checkpoints.Load(), AnchorErrors: c.anchorErrors.Load(), SignErrors: c.signErrors.Load(),
-		DiskSlow: c.diskSlow.Load(), WriteStalls: c.writeStalls.Load(), BackgroundErrors: c.backgroundErrors.Load(),
+		CosignErrors: c.cosignErrors.Load(),
+		DiskSlow:     c.diskSlow.Load(), WriteStalls: c.writeStalls.Load(), BackgroundErrors: c.backgroundErrors.Load(),
 		Scrubs: c.scrubs.Load(), Free: l.health.free.Load(), Err: shut,
 	}
 	if p := l.published.Load(); p != nil {
@@ -265,6 +323,9 @@ func (l *Log) Run(ctx context.Context) error {
 		wg.Go(func() { l.sequence(stop) })
 		wg.Go(func() { l.commit() })
 		wg.Go(func() { l.publishAll(side) })
+		if l.cfg.Cosigner != nil {
+			wg.Go(func() { l.cosignAll(side) })
+		}
 		wg.Go(func() { l.watchDisk(side) })
 		wg.Go(func() { l.scrubs(side) })
 	}
@@ -292,15 +353,10 @@ func (l *Log) Run(ctx context.Context) error {
 // Close releases the directory. Run must have returned, or never have been called; readers get tlog.ErrClosed.
 func (l *Log) Close() error {
 	l.queue.close(tlog.ErrClosed)
-	l.open.Lock()
-	defer l.open.Unlock()
-	if l.closed {
-		return nil
-	}
-	l.closed = true
 	l.mu.Lock()
 	stuck, ended := l.ruined, l.ended
 	l.mu.Unlock()
+	// Not under the lock of the store: what ends may be waiting for it.
 	if !stuck && ended != nil {
 		select {
 		case <-ended:
@@ -308,6 +364,12 @@ func (l *Log) Close() error {
 			stuck = true
 		}
 	}
+	l.open.Lock()
+	defer l.open.Unlock()
+	if l.closed {
+		return nil
+	}
+	l.closed = true
 	if stuck {
 		return fmt.Errorf("%w: the store cannot be closed; the end of the process releases the directory", tlog.ErrHalted)
 	}

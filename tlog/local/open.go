@@ -29,6 +29,7 @@ func Open(dir string, cfg Config) (*Log, error) {
 	}
 	l := &Log{cfg: cfg, dir: dir, start: time.Now(), broken: make(chan struct{}), committing: make(chan *flight, inFlight), idle: make(chan *flight, inFlight)}
 	l.queue.wake = make(chan struct{}, 1)
+	l.cosigning.fresh, l.cosigning.answer = make(chan struct{}, 1), make(chan struct{}, 1)
 	l.head = openHead(cfg.FS, cfg.Head, cfg.Origin)
 	l.durable.Store(&state{0, tlog.EmptyRoot()})
 	if cfg.ReadOnly {
@@ -379,47 +380,54 @@ func (l *Log) showKept(d state) {
 		return
 	}
 	defer it.Close()
-	if !it.Last() {
-		return
-	}
-	signed, err := it.ValueAndErr()
-	if err != nil {
-		return
-	}
-	if c, _, err := tlog.OpenCheckpoint(signed, l.cfg.Verifier); err == nil && c.Size == indexOf(it.Key()) {
-		l.published.Store(&published{size: c.Size, signed: append([]byte(nil), signed...)})
+	for ok := it.Last(); ok; ok = it.Prev() {
+		signed, err := it.ValueAndErr()
+		if err != nil {
+			return
+		}
+		if c, _, err := tlog.OpenCheckpoint(signed, l.cfg.verifiers()...); err == nil && c.Size == indexOf(it.Key()) && l.accepts(signed) {
+			l.published.Store(&published{size: c.Size, signed: append([]byte(nil), signed...)})
+			return
+		}
 	}
 }
 
-// showNewest shows the newest kept checkpoint after holding the store against it.
+// showNewest shows the newest kept checkpoint that the policy accepts, after holding the store against it and against the
+// newest of all. Nearly always that is one and the same, or the one before it.
 func (l *Log) showNewest(ctx context.Context) error {
 	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: []byte{rowCheckpoint}, UpperBound: after(rowCheckpoint)})
 	if err != nil {
 		return err
 	}
 	defer it.Close()
-	if !it.Last() {
-		return it.Error()
+	shown := false
+	for ok := it.Last(); ok && !shown; ok = it.Prev() {
+		size := indexOf(it.Key())
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return err
+		}
+		signed := append([]byte(nil), v...)
+		c, _, err := tlog.OpenCheckpoint(signed, l.cfg.verifiers()...)
+		if err == nil && c.Size != size {
+			err = fmt.Errorf("it is of size %d", c.Size)
+		}
+		if err != nil {
+			return &damageError{reason: fmt.Sprintf("the checkpoint kept for size %d is none of this log: %v", size, err), a: signed}
+		}
+		if err := l.continues(ctx, l.db, "the newest kept checkpoint", c, signed); err != nil {
+			return err
+		}
+		view := &published{size: size, signed: signed, edge: l.publisher.recount.edge.clone()}
+		if l.kept.Load() == nil {
+			l.publisher.kept = size
+			l.kept.Store(view)
+		}
+		if shown = l.accepts(signed); shown {
+			l.published.Store(view)
+		}
 	}
-	size := indexOf(it.Key())
-	v, err := it.ValueAndErr()
-	if err != nil {
-		return err
-	}
-	signed := append([]byte(nil), v...)
-	c, _, err := tlog.OpenCheckpoint(signed, l.cfg.Verifier)
-	if err == nil && c.Size != size {
-		err = fmt.Errorf("it is of size %d", c.Size)
-	}
-	if err != nil {
-		return &damageError{reason: fmt.Sprintf("the checkpoint kept for size %d is none of this log: %v", size, err), a: signed}
-	}
-	if err := l.continues(ctx, l.db, "the newest kept checkpoint", c, signed); err != nil {
-		return err
-	}
-	l.publisher.kept = size
-	l.show(size, signed)
-	return nil
+	return it.Error()
 }
 
 // ready holds the store, now open for writing, against the same again, and prepares the sequencer.

@@ -58,12 +58,13 @@ func (l *Log) publishAll(ctx context.Context) {
 			return
 		case <-l.broken:
 			return
+		case <-l.cosigning.answer:
 		case <-t.C:
 		}
 		begun := time.Now()
 		err := l.publish(ctx)
 		l.index(ctx)
-		if err == nil {
+		if err == nil || errors.Is(err, errUnasked) {
 			wait = max(l.cfg.Interval-time.Since(begun), l.cfg.Interval/10)
 		} else if ctx.Err() == nil && l.stopReason() == nil {
 			l.cfg.Logger.Warn("checkpoint delayed", "origin", l.cfg.Origin, "error", err)
@@ -79,10 +80,16 @@ func (l *Log) publishLast(ctx context.Context) error {
 	for {
 		err := l.publish(ctx)
 		l.index(ctx)
+		if errors.Is(err, errUnasked) {
+			if err = l.cosign(ctx); err == nil {
+				continue
+			}
+		}
 		if reason := l.stopReason(); reason != nil {
 			return reason
 		}
-		if p := l.published.Load(); err == nil && (l.Size() == 0 || p != nil && p.size == l.Size()) {
+		if p := l.kept.Load(); err == nil && (l.Size() == 0 || p != nil && p.size == l.Size()) {
+			l.cosignLast(ctx)
 			return nil
 		}
 		if err != nil {
@@ -90,7 +97,7 @@ func (l *Log) publishLast(ctx context.Context) error {
 			case <-time.After(wait):
 				wait *= 2
 			case <-ctx.Done():
-				return fmt.Errorf("%d entries are durable and not yet published; the next Run publishes them: %w", l.Size(), err)
+				return fmt.Errorf("%d entries are durable and not yet signed for; the next Run does that: %w", l.Size(), err)
 			}
 		}
 	}
@@ -111,7 +118,9 @@ func (l *Log) index(ctx context.Context) {
 //  3. anchor by compare-and-swap     from here on this history is ours, whatever happens
 //  4. sign exactly what was anchored, and check the signature with the pinned key
 //  5. keep it in the store, synced
-//  6. show it
+//  6. show it, or have it cosigned first: see cosign
+//
+// With witnesses, nothing new is begun after a start before they have been asked.
 //
 // It goes on where it stopped. A crash between any two steps converges at the next start by the same steps: what the
 // store holds and the anchor does not is anchored; what is anchored and not kept is signed exactly again.
@@ -124,9 +133,9 @@ func (l *Log) publish(ctx context.Context) error {
 	}
 	if p.pending == nil {
 		if p.attempt == nil {
-			d := l.durable.Load()
-			if d.size == p.anchored.Load() {
-				return nil
+			d, err := l.due()
+			if err != nil || d == nil {
+				return err
 			}
 			if err := l.reread(ctx, *d); err != nil {
 				return l.judge(err)
@@ -152,9 +161,33 @@ func (l *Log) publish(ctx context.Context) error {
 	if err := l.keep(p.pending.Size, signed); err != nil {
 		return err
 	}
-	l.show(p.pending.Size, signed)
 	p.pending = nil
 	return nil
+}
+
+// due returns what is to be anchored next, nil for nothing.
+func (l *Log) due() (*state, error) {
+	d := l.durable.Load()
+	switch {
+	case l.mayBegin():
+		if d.size == l.publisher.anchored.Load() {
+			return nil, nil
+		}
+		return d, nil
+	case l.kept.Load() != nil:
+		return nil, errUnasked
+	}
+	return &state{0, tlog.EmptyRoot()}, nil // what the witnesses of a log that never signed are asked with
+}
+
+// cosignLast has the last checkpoint of this Run cosigned. Where it is not, the next Run does that first of all.
+func (l *Log) cosignLast(ctx context.Context) {
+	if l.cfg.Cosigner == nil || !l.uncosigned() {
+		return
+	}
+	if err := l.cosign(ctx); err != nil {
+		l.cfg.Logger.Warn("the last checkpoint is not cosigned yet", "origin", l.cfg.Origin, "error", err)
+	}
 }
 
 func (l *Log) syncHead(size uint64) error {
@@ -168,6 +201,9 @@ func (l *Log) syncHead(size uint64) error {
 // reread counts the durable entries again and compares with what the sequencer says.
 func (l *Log) reread(ctx context.Context, d state) error {
 	p := &l.publisher
+	if d.size == 0 {
+		return nil
+	}
 	return l.withStore(func(db *pebble.DB) error {
 		if p.recount == nil {
 			r, err := recountFrom(db, p.counted.size&^(tlog.TileWidth-1))
@@ -300,7 +336,7 @@ func (l *Log) learn(ctx context.Context, store pebble.Reader, got []byte) error 
 	mine := l.durable.Load().checkpoint(l.cfg.Origin).Text()
 	if len(got) == 0 {
 		if p.kept > 0 {
-			return &damageError{reason: fmt.Sprintf("the anchor remembers nothing, and the store keeps a signed checkpoint of size %d", p.kept), a: l.published.Load().signed}
+			return &damageError{reason: fmt.Sprintf("the anchor remembers nothing, and the store keeps a signed checkpoint of size %d", p.kept), a: l.kept.Load().signed}
 		}
 		p.known, p.remembered = true, nil
 		l.anchoredUpTo(0)
@@ -314,7 +350,7 @@ func (l *Log) learn(ctx context.Context, store pebble.Reader, got []byte) error 
 		return &damageError{reason: fmt.Sprintf("what the anchor remembers is no checkpoint of this log: %v", err), a: mine, b: got}
 	}
 	if c.Size < p.kept {
-		return &damageError{reason: fmt.Sprintf("the anchor remembers %d entries, and the store keeps a signed checkpoint of %d", c.Size, p.kept), a: l.published.Load().signed, b: got}
+		return &damageError{reason: fmt.Sprintf("the anchor remembers %d entries, and the store keeps a signed checkpoint of %d", c.Size, p.kept), a: l.kept.Load().signed, b: got}
 	}
 	if err := l.continues(ctx, store, "the anchor", c, got); err != nil {
 		return err
@@ -350,13 +386,17 @@ func (l *Log) continues(ctx context.Context, store pebble.Reader, who string, c 
 
 // sign signs c and believes nobody: the bytes are opened again with the pinned key.
 func (l *Log) sign(c tlog.Checkpoint) ([]byte, error) {
-	signed, err := tlog.SignCheckpoint(c, l.cfg.Signer)
+	signed, err := tlog.SignCheckpoint(c, l.cfg.signers()...)
 	if err != nil {
 		return nil, err
 	}
-	got, _, err := tlog.OpenCheckpoint(signed, l.cfg.Verifier)
+	keys := l.cfg.verifiers()
+	got, n, err := tlog.OpenCheckpoint(signed, keys...)
 	if err != nil {
 		return nil, fmt.Errorf("the signer's signature is not by the pinned key: %w", err)
+	}
+	if len(n.Sigs) != len(keys) || len(n.UnverifiedSigs) != 0 {
+		return nil, fmt.Errorf("tlog/local: %d of %d signatures are by the pinned keys", len(n.Sigs), len(keys))
 	}
 	if got != c {
 		return nil, fmt.Errorf("tlog/local: signed a checkpoint of size %d where one of %d was due", got.Size, c.Size)
@@ -364,11 +404,18 @@ func (l *Log) sign(c tlog.Checkpoint) ([]byte, error) {
 	return signed, nil
 }
 
-// keep stores a signed checkpoint. Of those that came within a second only the last stays.
+// keep stores a signed checkpoint, shows it where nobody needs to cosign it, and says that it is there. Of those that
+// came within a second only the last stays; with witnesses, those that were published.
 func (l *Log) keep(size uint64, signed []byte) error {
+	l.cosigning.mu.Lock()
+	defer l.cosigning.mu.Unlock()
 	p := &l.publisher
 	now := time.Now()
 	thin := p.kept > 0 && p.keptAt.Sub(p.stayed) < time.Second
+	if l.cfg.Cosigner != nil {
+		shown := l.published.Load()
+		thin = p.kept > 0 && p.kept != size && (shown == nil || shown.size != p.kept)
+	}
 	err := l.withStore(func(db *pebble.DB) error {
 		b := db.NewBatch()
 		defer b.Close()
@@ -390,15 +437,11 @@ func (l *Log) keep(size uint64, signed []byte) error {
 	}
 	p.kept, p.keptAt = size, now
 	l.counts.checkpoints.Add(1)
-	return nil
-}
-
-func (l *Log) show(size uint64, signed []byte) {
-	view := &published{size: size, signed: signed}
-	if r := l.publisher.recount; r != nil {
-		view.edge = r.edge.clone()
-	} else if old := l.published.Load(); old != nil {
-		view.edge = old.edge
+	view := &published{size: size, signed: signed, edge: p.recount.edge.clone()}
+	l.kept.Store(view)
+	if l.cfg.Cosigner == nil && l.accepts(signed) {
+		l.published.Store(view)
 	}
-	l.published.Store(view)
+	poke(l.cosigning.fresh)
+	return nil
 }

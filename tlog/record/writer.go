@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tallystick/tallystick/tlog"
@@ -143,7 +144,8 @@ type Writer struct {
 	shed  uint64 // since the last heartbeat
 	ended error  // why nothing more is taken
 
-	found      chan struct{} // closed once unfinished is known
+	begun      atomic.Pointer[Ticket] // of the start entry, once it is durable
+	found      chan struct{}          // closed once unfinished is known
 	unfinished []Unfinished
 	over       chan struct{} // closed when Run returns
 
@@ -198,6 +200,9 @@ func NewWriter(cfg WriterConfig) (*Writer, error) {
 
 // Boot returns the boot that stands in the writer's entries.
 func (w *Writer) Boot() ID { return w.boot }
+
+// Begun returns the ticket of the boot's start entry, which is done, or nil before that entry is durable.
+func (w *Writer) Begun() *Ticket { return w.begun.Load() }
 
 // Submit puts a draft on its way. tlog.ErrBusy means that too much is waiting, ErrTooLarge that the payload is over
 // tlog.MaxPayload, ErrClosed that Run has ended or is about to. ErrHalted means that the outcome of an earlier append is
@@ -379,6 +384,7 @@ func (w *Writer) begin(ctx context.Context) error {
 		}
 		t = w.start()
 	}
+	w.begun.Store(t)
 	if w.cfg.Reader != nil && t.index > 0 {
 		c, err := Await(ctx, w.cfg.Reader, t.index)
 		if err != nil {

@@ -112,7 +112,7 @@ func (d *Desk) Export(ctx context.Context, who Asker, sessions ...record.ID) ([]
 		}
 	}
 	b := &verify.Bundle{}
-	var found [][]located
+	var found [][]record.Found
 	last := uint64(0)
 	for _, id := range sessions {
 		at, err := d.find(ctx, id)
@@ -120,7 +120,7 @@ func (d *Desk) Export(ctx context.Context, who Asker, sessions ...record.ID) ([]
 			return nil, fmt.Errorf("session %s: %w", id, err)
 		}
 		found = append(found, at)
-		last = max(last, at[len(at)-1].index)
+		last = max(last, at[len(at)-1].Index)
 	}
 	// One checkpoint for all of them.
 	c, err := record.Await(ctx, d.log, last)
@@ -138,19 +138,19 @@ func (d *Desk) Export(ctx context.Context, who Asker, sessions ...record.ID) ([]
 	for i, id := range sessions {
 		s := verify.Session{ID: id}
 		for _, l := range found[i] {
-			proof, err := ts.Inclusion(ctx, l.index)
+			proof, err := ts.Inclusion(ctx, l.Index)
 			if err != nil {
-				return nil, fmt.Errorf("entry %d: %w", l.index, err)
+				return nil, fmt.Errorf("entry %d: %w", l.Index, err)
 			}
-			if err := tlog.VerifyInclusion(tlog.HashLeaf(l.bytes), l.index, c.Size, c.Root, proof); err != nil {
+			if err := tlog.VerifyInclusion(tlog.HashLeaf(l.Bytes), l.Index, c.Size, c.Root, proof); err != nil {
 				return nil, fmt.Errorf("the log does not hold what it serves; run `tally fsck`: %w", err)
 			}
-			r, err := d.record(ctx, l.entry)
+			r, err := d.record(ctx, l.Entry)
 			if err != nil {
-				return nil, fmt.Errorf("entry %d: %w", l.index, err)
+				return nil, fmt.Errorf("entry %d: %w", l.Index, err)
 			}
 			s.Entries = append(s.Entries, verify.Entry{
-				Index: l.index, Bytes: l.bytes, Proof: proof, Fields: verify.Fields(r, func(string) bool { return true }),
+				Index: l.Index, Bytes: l.Bytes, Proof: proof, Fields: verify.Fields(r, func(string) bool { return true }),
 			})
 		}
 		b.Sessions = append(b.Sessions, s)

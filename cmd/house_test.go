@@ -41,9 +41,10 @@ var homes = map[string][]string{
 	"github.com/klauspost/compress":   {"tlog/record"},
 	"github.com/go-json-experiment":   {"gateway"},
 	"github.com/transparency-dev":     {"tlog", "tlog/record", "tlog/local", "tlog/tlogtest"},
-	"golang.org/x/mod":                {"tlog", "tlog/local", "tlog/tlogtest", "keys", "verify", "cmd"},
+	"golang.org/x/mod":                {"tlog", "tlog/local", "tlog/tlogtest", "keys", "witness", "verify", "cmd"},
 	"filippo.io/mldsa":                {"tlog"},
-	"golang.org/x/sys":                {"tlog/local", "tlog/latest", "keys/file", "keys/ring", "gateway"},
+	"golang.org/x/sys":                {"tlog/local", "tlog/latest", "keys/file", "keys/ring", "witness", "gateway"},
+	"github.com/prometheus":           {"witness", "cmd"},
 	"github.com/rogpeppe/go-internal": {}, // testscript: tests only
 }
 

@@ -350,18 +350,26 @@ func (w *Writer) run(ctx context.Context) error {
 		defer tick.Stop()
 		beat = tick.C
 	}
+	var again <-chan time.Time // when to try a heartbeat again that the log would not take
 	for {
-		var err error
+		var err, refused error
 		select {
 		case <-w.wake:
 			_, err = w.flush(through, "")
 		case <-beat:
-			_, err = w.flush(through, Heartbeat)
+			refused, err = w.flush(through, Heartbeat)
+			again = nil
+		case <-again:
+			refused, err = w.flush(through, Heartbeat)
+			again = nil
 		case <-ctx.Done():
 			return w.end(through)
 		}
 		if err != nil {
 			return err
+		}
+		if refused != nil {
+			again = time.After(pause)
 		}
 	}
 }

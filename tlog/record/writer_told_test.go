@@ -238,20 +238,28 @@ func TestWriterHeartbeat(t *testing.T) {
 	})
 }
 
-// What a heartbeat was to tell the next one tells, if the log would not take it.
+// A heartbeat that the log would not take is tried again soon, so that the silence is no longer than the trouble was; and it
+// tells what the one before was to tell.
 func TestWriterHeartbeatRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStation(t, func(c *WriterConfig) { c.Heartbeat = 0 }).run(t)
 		synctest.Wait()
 		s.Shed(3)
 		s.gate.set(func(int) error { return tlog.ErrFull })
-		time.Sleep(25 * time.Second)
+		time.Sleep(25*time.Second + 50*time.Millisecond)
 		s.gate.set(nil)
 		s.Shed(4)
-		time.Sleep(10 * time.Second)
+		time.Sleep(9 * time.Second)
 		s.end(t)
-		if es := entries(t, s.log); kindsOf(es) != "start heartbeat stop" || es[1].Shed != 7 || es[2].Shed != 0 {
-			t.Errorf("%s, %d and %d shed", kindsOf(es), es[1].Shed, es[2].Shed)
+		es := entries(t, s.log)
+		if kindsOf(es) != "start heartbeat heartbeat stop" || es[1].Shed != 7 || es[2].Shed != 0 || es[3].Shed != 0 {
+			t.Fatalf("%s, %d, %d and %d shed", kindsOf(es), es[1].Shed, es[2].Shed, es[3].Shed)
+		}
+		if late := es[1].Time.Sub(es[0].Time); late > 26*time.Second {
+			t.Errorf("the first heartbeat came %s after the start, when the log took none for 25 s", late)
+		}
+		if next := es[2].Time.Sub(es[0].Time); next != 30*time.Second {
+			t.Errorf("the one after it came %s after the start", next)
 		}
 	})
 }

@@ -19,18 +19,23 @@ import (
 // The signature types of signed-note that a log or a witness may have here.
 const (
 	algEd25519     = 0x01 // a log's signature over the note's text
+	algECDSA       = 0x02 // a log's ECDSA P-256 signature over the note's text, where its key service has no Ed25519
 	algCosignature = 0x04 // a witness's Ed25519 signature over a time and the note's text
 	algMLDSA44     = 0x06 // a witness's or a log's ML-DSA-44 signature over a time and a subtree
 )
 
-// keySize and signatureSize are lengths in bytes, by signature type; a time is not counted.
+// keySize is the length of a public key in bytes, by signature type.
 func keySize(alg byte) int {
-	if alg == algMLDSA44 {
+	switch alg {
+	case algMLDSA44:
 		return mldsa.MLDSA44PublicKeySize
+	case algECDSA:
+		return ecdsaKeySize
 	}
 	return ed25519.PublicKeySize
 }
 
+// signatureSize is the length of a witness's signature in bytes, by signature type; the time is not counted.
 func signatureSize(alg byte) int {
 	if alg == algMLDSA44 {
 		return mldsa.MLDSA44SignatureSize
@@ -55,8 +60,13 @@ type verifierKey struct {
 	pub  []byte
 }
 
-// keyHash returns the key id: the first four bytes of SHA-256(name || "\n" || type || public key).
+// keyHash returns the key id: the first four bytes of SHA-256(name || "\n" || type || public key), and for an ECDSA key
+// those of SHA-256(public key).
 func keyHash(name string, alg byte, pub []byte) uint32 {
+	if alg == algECDSA {
+		sum := sha256.Sum256(pub)
+		return binary.BigEndian.Uint32(sum[:])
+	}
 	d := sha256.New()
 	d.Write([]byte(name))
 	d.Write([]byte{'\n', alg})
@@ -83,12 +93,17 @@ func parseVerifierKey(s string) (verifierKey, error) {
 	}
 	k := verifierKey{text: s, name: name, alg: key[0], pub: key[1:]}
 	switch k.alg {
-	case algEd25519, algCosignature, algMLDSA44:
+	case algEd25519, algECDSA, algCosignature, algMLDSA44:
 	default:
-		return k, fmt.Errorf("the key of %q has type %#02x; known are 0x01, 0x04 and 0x06", name, k.alg)
+		return k, fmt.Errorf("the key of %q has type %#02x; known are 0x01, 0x02, 0x04 and 0x06", name, k.alg)
 	}
 	if len(k.pub) != keySize(k.alg) {
 		return k, fmt.Errorf("the key of %q has %d bytes, and its type %d", name, len(k.pub), keySize(k.alg))
+	}
+	if k.alg == algECDSA {
+		if _, err := parseECDSAKey(k.pub); err != nil {
+			return k, fmt.Errorf("the key of %q %w", name, err)
+		}
 	}
 	if want := formatVerifierKey(name, k.alg, k.pub); want != s {
 		return k, fmt.Errorf("the key of %q has another key id than its name and bytes make, which is %08x", name, keyHash(name, k.alg, k.pub))
@@ -99,8 +114,15 @@ func parseVerifierKey(s string) (verifierKey, error) {
 
 // verifier returns what verifies with the key.
 func (k verifierKey) verifier() note.Verifier {
-	if k.alg != algMLDSA44 {
+	switch k.alg {
+	case algEd25519, algCosignature:
 		return &ed25519Verifier{k}
+	case algECDSA:
+		pub, err := parseECDSAKey(k.pub)
+		if err != nil {
+			panic(err) // it was parsed before
+		}
+		return &ecdsaVerifier{k, pub}
 	}
 	pub, err := mldsa.NewPublicKey(mldsa.MLDSA44(), k.pub)
 	if err != nil {
@@ -183,27 +205,46 @@ func subtreeMessage(name string, t uint64, origin string, start, end uint64, roo
 }
 
 // NewCosignatureVerifier returns what verifies the cosignatures (c2sp.org/tlog-cosignature, Ed25519 or ML-DSA-44) of the
-// witness with this verifier key. A log's Ed25519 key is an error: it cosigns nothing. A time of zero or over 2^63-1
-// fails; whether it is plausible is for the caller to say.
+// witness with this verifier key. A log's Ed25519 or ECDSA key is an error: it cosigns nothing. A time of zero or over
+// 2^63-1 fails; whether it is plausible is for the caller to say.
 func NewCosignatureVerifier(vkey string) (note.Verifier, error) {
-	return newVerifier(vkey, algCosignature, "a witness")
-}
-
-// NewLogVerifier returns what verifies the checkpoints that the log with this verifier key signs, with Ed25519 or, with a
-// time before it as in a cosignature, ML-DSA-44.
-func NewLogVerifier(vkey string) (note.Verifier, error) {
-	return newVerifier(vkey, algEd25519, "a log")
-}
-
-func newVerifier(vkey string, alg byte, whose string) (note.Verifier, error) {
 	k, err := parseVerifierKey(vkey)
+	if err == nil {
+		err = k.ofWitness()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("tlog: %w", err)
 	}
-	if k.alg != alg && k.alg != algMLDSA44 {
-		return nil, fmt.Errorf("tlog: the key of %q has type %#02x; %s has one of type %#02x or 0x06", k.name, k.alg, whose, alg)
+	return k.verifier(), nil
+}
+
+// NewLogVerifier returns what verifies the checkpoints that the log with this verifier key signs, with Ed25519, with ECDSA
+// on P-256 or, with a time before it as in a cosignature, ML-DSA-44.
+func NewLogVerifier(vkey string) (note.Verifier, error) {
+	k, err := parseVerifierKey(vkey)
+	if err == nil {
+		err = k.ofLog()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tlog: %w", err)
 	}
 	return k.verifier(), nil
+}
+
+// ofLog says whether a log can have the key.
+func (k verifierKey) ofLog() error {
+	if k.alg == algCosignature {
+		return fmt.Errorf("the key of %q is a witness's, of type 0x04; a log has one of type 0x01, 0x02 or 0x06", k.name)
+	}
+	return nil
+}
+
+// ofWitness says whether a witness can have the key.
+func (k verifierKey) ofWitness() error {
+	if k.alg == algEd25519 || k.alg == algECDSA {
+		return fmt.Errorf("the key of %q is a log's, of type %#02x; a witness has one of type 0x04 or 0x06", k.name, k.alg)
+	}
+	return nil
 }
 
 // VerifySubtreeCosignature says whether blob, what follows the key id in a signature line, is the cosignature of the

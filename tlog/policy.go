@@ -147,8 +147,8 @@ func (r *policyReader) log(items []string) error {
 	if err != nil {
 		return err
 	}
-	if k.alg == algCosignature {
-		return fmt.Errorf("the key of %q is a witness's, of type 0x04; a log has one of type 0x01 or 0x06", k.name)
+	if err := k.ofLog(); err != nil {
+		return err
 	}
 	url, err := policyURL(items[1:])
 	if err != nil {
@@ -169,8 +169,8 @@ func (r *policyReader) witness(items []string) error {
 	if err != nil {
 		return err
 	}
-	if k.alg == algEd25519 {
-		return fmt.Errorf("the key of %q is a log's, of type 0x01; a witness has one of type 0x04 or 0x06", k.name)
+	if err := k.ofWitness(); err != nil {
+		return err
 	}
 	url, err := policyURL(items[2:])
 	if err != nil {

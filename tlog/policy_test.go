@@ -156,7 +156,10 @@ var policyRows = []struct {
 	{"of very many", "ALL\ngroup g 18446744073709551617 W0 W1\nquorum g\n", "of 2 members"},
 	{"All", "ALL\ngroup g All W0 W1\nquorum g\n", "\"All\" of 2"},
 	{"a key with a wrong id", "witness W " + strings.Replace(vkeyOf("w", 4, 5), "w+", "v+", 1) + "\nquorum W\n", "another key id"},
-	{"an ECDSA log", "log " + vkey("l", 2, make([]byte, 91)) + "\nquorum none\n", "type 0x02"},
+	{"an ECDSA log", "log " + ecdsaKey + "\nquorum none\n", ""},
+	{"an ECDSA log of no point", "log " + vkey("l", 2, make([]byte, 91)) + "\nquorum none\n", "no SubjectPublicKeyInfo"},
+	{"an ECDSA witness", "witness W " + ecdsaKey + "\nquorum W\n", "is a log's, of type 0x02"},
+	{"an RFC 6962 log", "log " + vkey("l", 5, make([]byte, 91)) + "\nquorum none\n", "type 0x05"},
 	{"not base64", "log l+00000000+####\nquorum none\n", "not standard base64"},
 	{"too large", "#" + strings.Repeat("x", tlog.MaxPolicy) + "\n", "over the limit"},
 }

@@ -14,9 +14,9 @@ import (
 	"github.com/tallystick/tallystick/tlog"
 )
 
-// maxAnswer is how many bytes are read of what a witness or mirror answers. A checkpoint has tlog.MaxCheckpoint, and a
+// maxResponse is how many bytes are read of what a witness or mirror answers. A checkpoint has tlog.MaxCheckpoint, and a
 // mirror's ticket 65,535 and is written in base64.
-const maxAnswer = 2 * tlog.MaxCheckpoint
+const maxResponse = 2 * tlog.MaxCheckpoint
 
 // userAgent is how a witness's operator sees who submits.
 const userAgent = "tallystick (+https://github.com/tallystick/tallystick)"
@@ -52,7 +52,7 @@ func checkPrefix(prefix string) (string, error) {
 	return strings.TrimRight(u.String(), "/"), nil
 }
 
-// A response is an answer, read to its end and to maxAnswer bytes.
+// A response is an answer, read to its end and to maxResponse bytes.
 type response struct {
 	status int
 	kind   string // media type
@@ -80,12 +80,12 @@ func exchange(ctx context.Context, client *http.Client, method, to string, body 
 		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	body, err = io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("after %d bytes of its answer of status %d: %w", len(body), resp.StatusCode, err)
-	case len(body) > maxAnswer:
-		return nil, &lapse{what: fmt.Sprintf("its answer of status %d is longer than %d bytes", resp.StatusCode, maxAnswer)}
+	case len(body) > maxResponse:
+		return nil, &lapse{what: fmt.Sprintf("its answer of status %d is longer than %d bytes", resp.StatusCode, maxResponse)}
 	case resp.Header.Get("Content-Encoding") != "":
 		return nil, &lapse{what: "its answer is encoded, which nobody asked for"}
 	}

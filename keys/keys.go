@@ -1,13 +1,16 @@
 // Package keys holds what every kind of key here shares: a key is used by reference, and
 // a secret that was read does not find its way into anything that is printed.
 //
-// Where a key lies stands in the configuration; the key itself never does. [Credential] is
-// such a reference for what is sent to others (an upstream's API key, a token), and
-// [Secret] is what comes of reading it. The children are named after the place that makes
-// them necessary: file is a file on this machine, ring is the directory of data keys.
+// Where a key lies stands in the configuration; the key itself never does. A [Reference]
+// names it, and the [Provider] for that place makes a [Signer] of it. [Credential] is a
+// reference for what is sent to others (an upstream's API key, a token), and [Secret] is
+// what comes of reading it. The children are named after the place that makes them
+// necessary: file is a file on this machine, vault is HashiCorp Vault, ring is the
+// directory of data keys.
 //
 // What is always true: no error of this package and its children contains a byte of a
-// key, and no way of printing a Secret shows it. Only Reveal does.
+// key, and no way of printing a Secret shows it. Only Reveal does. A Signer is pinned to one
+// public key, of one version, and hands out nothing that this key does not verify.
 package keys
 
 import (

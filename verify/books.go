@@ -10,19 +10,46 @@ import (
 	"github.com/tallystick/tallystick/tlog/record"
 )
 
-// books are those that the writers of a log keep, kept again from what they wrote: the numbers of each boot, and which
-// sessions are open. They hold what is open and one line for each boot; what has ended is forgotten.
+// books are those that the writers of a log keep, kept again from what they wrote: the numbers of each boot, which
+// sessions are open, and how steadily each boot beats. They hold what is open and one line for each boot; what has ended is
+// forgotten.
 type books struct {
-	wrong  wrongs
 	pens   map[string]*pen
 	owners map[record.ID]string // of all boots
+	begun  []record.ID          // the same boots, in the order in which they began
 	open   map[record.ID]*session
+	tally
 
-	crashed                                   []string // the first of the boots that ended without a stop
-	crashes                                   int
-	boots, sessions, refused, beats, gapCount int
-	lost, shed                                uint64
-	gaps                                      []Finding // the first of them
+	// Of this reading.
+	wrong   wrongs
+	crashed listed[string]  // boots that ended without a stop
+	gaps    listed[Finding] // told, and not false
+}
+
+// A tally is what the books count.
+type tally struct {
+	Boots    int    `json:"boots"`
+	Paced    int    `json:"paced"` // boots that say how often they beat
+	Sessions int    `json:"sessions"`
+	Refused  int    `json:"refused"`
+	Beats    int    `json:"beats"` // heartbeats and stops
+	Gaps     int    `json:"gaps"`
+	Lost     uint64 `json:"lost"` // entries, by declaration
+	Shed     uint64 `json:"shed"` // calls
+}
+
+// A listed is a list of which only the first are kept and the others counted.
+type listed[T any] struct {
+	first []T
+	more  int
+}
+
+func (l *listed[T]) add(x T) {
+	if len(l.first) == maxListed {
+		l.more++
+		return
+	}
+	l.first = append(l.first, x)
 }
 
 // A pen is one writer.
@@ -34,6 +61,10 @@ type pen struct {
 
 	// Of the boot: numbers declared lost, and entries that refer to nothing because what they would refer to was lost.
 	lost, orphans uint64
+
+	// Of the boot: how often it beats, by its start, or 0; and the time of its newest heartbeat, or of its start.
+	every time.Duration
+	beat  time.Time
 
 	open  int        // of its sessions
 	order []*session // by index, those that have ended not all dropped yet
@@ -55,18 +86,16 @@ func (b *books) entry(st *statement) {
 	case record.Gap:
 		n := e.To - e.From + 1
 		p.lost += n
-		b.lost += n
-		if b.gapCount++; b.gapCount <= maxListed {
-			f := Report{}
-			f.holds(LossesDeclared, subjectEntry(st.index), "%s lost its numbers %d to %d, from %s on: %s", e.By, e.From, e.To, stamp(e.Since), e.Reason)
-			b.gaps = append(b.gaps, f.Findings...)
-		}
+		b.Lost += n
+		b.Gaps++
+		b.gaps.add(Finding{Claim: LossesDeclared, Subject: subjectEntry(st.index), OK: true,
+			Detail: fmt.Sprintf("%s lost its numbers %d to %d, from %s on: %s", e.By, e.From, e.To, stamp(e.Since), e.Reason)})
 	case record.Request:
 		b.request(p, st)
 	case record.Approval, record.Response:
 		b.follow(p, st)
 	case record.Refused:
-		b.refused++
+		b.Refused++
 		if s := b.open[e.Session]; s != nil {
 			b.wrong.add(SessionChain, subjectEntry(st.index), "a refusal in the session %s, which %s began", e.Session, subjectEntry(s.index))
 		}
@@ -122,7 +151,22 @@ func (b *books) number(st *statement) *pen {
 	} else {
 		p.last = e.Time
 	}
+	if e.Kind == record.Heartbeat || e.Kind == record.Stop {
+		b.steady(p, e.By)
+		p.beat = p.last
+	}
 	return p
+}
+
+// silence is how many beats may pass between two heartbeats.
+const silence = 3
+
+// steady sees whether a boot was silent between its start or a heartbeat and what it wrote last.
+func (b *books) steady(p *pen, by string) {
+	if long := p.last.Sub(p.beat); p.every > 0 && long > silence*p.every {
+		b.wrong.add(HeartbeatsSteady, "boot "+p.boot.String(), "%s beats every %s, and was silent for %s, from %s to %s", by, p.every, long, stamp(p.beat), stamp(p.last))
+		p.beat = p.last // it is told once
+	}
 }
 
 // begin begins a boot; whatever boot the writer had is over.
@@ -130,20 +174,27 @@ func (b *books) begin(p *pen, st *statement) {
 	e := &st.record
 	b.endBoot(p, e.By)
 	if !p.boot.IsZero() && !p.stopped {
-		if b.crashes++; b.crashes <= maxListed {
-			b.crashed = append(b.crashed, fmt.Sprintf("the boot %s of %s, whose last entry is of %s", p.boot, e.By, stamp(p.last)))
-		}
+		b.crashed.add(fmt.Sprintf("the boot %s of %s, whose last entry is of %s and whose next boot began at %s", p.boot, e.By, stamp(p.last), stamp(e.Time)))
 	}
-	b.boots++
+	b.Boots++
+	if _, known := b.owners[e.Boot]; !known {
+		b.begun = append(b.begun, e.Boot)
+	}
 	b.owners[e.Boot] = e.By
 	p.boot, p.next, p.last, p.stopped = e.Boot, e.Seq+1, e.Time, false
 	p.lost, p.orphans = 0, 0
+	p.every, p.beat = e.Every, e.Time
+	if p.every > 0 {
+		b.Paced++
+	}
 }
 
-// endBoot sees whether a boot declared what it lost.
+// endBoot sees whether a boot that is over was silent before its end, and declared what it lost.
 func (b *books) endBoot(p *pen, by string) {
+	b.steady(p, by)
 	if p.orphans > p.lost {
 		b.wrong.add(LossesDeclared, "boot "+p.boot.String(), "%s has %d entries that refer to none, and declared %d lost", by, p.orphans, p.lost)
+		p.lost, p.orphans = 0, 0 // it is told once
 	}
 }
 
@@ -153,7 +204,7 @@ func (b *books) request(p *pen, st *statement) {
 		b.wrong.add(SessionChain, subjectEntry(st.index), "a second request of the session %s, which %s began", e.Session, subjectEntry(s.index))
 		return
 	}
-	b.sessions++
+	b.Sessions++
 	s := &session{id: e.Session, by: e.By, index: st.index, leaf: st.leaf}
 	b.open[s.id] = s
 	p.open++
@@ -166,7 +217,7 @@ func (b *books) follow(p *pen, st *statement) {
 	s := b.open[e.Session]
 	switch {
 	case s == nil && e.Prev == tlog.Hash{}:
-		b.sessions++
+		b.Sessions++
 		p.orphans++ // to be made good by a declared loss
 		return
 	case s == nil:
@@ -208,8 +259,8 @@ func (p *pen) floor() uint64 {
 // has no response was given up.
 func (b *books) beat(p *pen, st *statement) {
 	e, subject := &st.record, subjectEntry(st.index)
-	b.beats++
-	b.shed += e.Shed
+	b.Beats++
+	b.Shed += e.Shed
 	open, floor := uint64(p.open), p.floor()
 	if e.Open == open && e.Floor == floor {
 		return
@@ -226,14 +277,17 @@ func (b *books) beat(p *pen, st *statement) {
 // end is called when the log was read.
 func (b *books) end() {
 	for _, by := range slices.Sorted(maps.Keys(b.pens)) {
-		if p := b.pens[by]; p.stopped {
+		p := b.pens[by]
+		if p.stopped {
 			b.endBoot(p, by)
+			continue
 		}
+		b.steady(p, by) // so far
 	}
 }
 
-// notProven says what the books leave open.
-func (b *books) notProven(r *Report) {
+// notProven says what the books leave open. newest is the newest time that a witness vouches for, or zero.
+func (b *books) notProven(r *Report, newest time.Time) {
 	open := slices.SortedFunc(maps.Values(b.open), func(a, b *session) int {
 		if a.index < b.index {
 			return -1
@@ -257,21 +311,28 @@ func (b *books) notProven(r *Report) {
 			r.notProven("whether further writers still live")
 			break
 		}
-		r.notProven("whether %s still lives: its last boot has no stop entry, and its last entry is of %s", by, stamp(p.last))
+		since := ""
+		if long := newest.Sub(p.last); p.every > 0 && long > silence*p.every+ClockSkew {
+			since = fmt.Sprintf("; it beats every %s and witnesses saw the log %s later: it ended without a stop entry, or has been silent since", p.every, long)
+		}
+		r.notProven("whether %s still lives: its last boot has no stop entry, and its last entry is of %s%s", by, stamp(p.last), since)
 		if p.orphans > p.lost {
 			r.notProven("what %d entries of %s refer to: it has not yet said that they were lost", p.orphans-p.lost, by)
 		}
 	}
-	for _, boot := range b.crashed {
+	for _, boot := range b.crashed.first {
 		r.notProven("what came last in %s: it ended without a stop entry, as in a crash", boot)
 	}
-	if more := b.crashes - len(b.crashed); more > 0 {
-		r.notProven("what came last in %d further boots that ended without a stop entry", more)
+	if b.crashed.more > 0 {
+		r.notProven("what came last in %d further boots that ended without a stop entry", b.crashed.more)
 	}
-	if b.lost > 0 {
-		r.notProven("what the %d lost entries would have said", b.lost)
+	if n := b.Boots - b.Paced; n > 0 {
+		r.notProven("whether %s fell silent: without a beat in the start entry nobody knows when to expect a heartbeat", count(n, "boot", "boots"))
 	}
-	if b.shed > 0 {
-		r.notProven("what the %d calls were that were turned away before their caller was known, and left no entry", b.shed)
+	if b.Lost > 0 {
+		r.notProven("what the %d lost entries would have said", b.Lost)
+	}
+	if b.Shed > 0 {
+		r.notProven("what the %d calls were that were turned away before their caller was known, and left no entry", b.Shed)
 	}
 }

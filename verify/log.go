@@ -18,7 +18,8 @@ const readers = 8
 //
 //  1. the checkpoint is signed and cosigned          or else nothing below it is anybody's word
 //  2. every leaf is hashed from its entry            and every served tile compared, level by level
-//  3. every kept checkpoint's root is compared       when the entries below it have been hashed
+//  3. every kept checkpoint's root is compared       when the entries below it have been hashed: those that the log
+//     kept, and those that the auditor brought along
 //  4. every entry is read                            and the books of its writer continued
 //  5. the root is compared
 //
@@ -28,7 +29,6 @@ const readers = 8
 // An error is an [*Unreadable]; the report then has what was found until then.
 func CheckLog(ctx context.Context, r tlog.Reader, trust Trust, progress func(done, size uint64)) (Report, error) {
 	var rep Report
-	j := newJudge(trust)
 	signed, err := r.Checkpoint(ctx)
 	if err != nil {
 		if errors.Is(err, tlog.ErrNotFound) {
@@ -36,46 +36,40 @@ func CheckLog(ctx context.Context, r tlog.Reader, trust Trust, progress func(don
 		}
 		return rep, rep.unreadable(LogReadable, "log", err)
 	}
-	head := rep.checkpoint(j, signed, "")
-	if !head.signed {
-		rep.notProven("anything else: the checkpoint is nobody's word, so nothing below it was read")
-		return rep, nil
-	}
-	a := newAudit(r, j, head)
-	err = a.read(ctx, progress)
-	a.report(&rep, err)
-	if err != nil {
-		return rep, &Unreadable{What: "log", Err: err}
-	}
-	return rep, nil
+	return NewFollower(trust).Follow(ctx, r, signed, progress)
 }
 
-// An audit is the state of one CheckLog.
+// An audit is one reading of a log, from where its follower has come to up to the checkpoint head.
 type audit struct {
-	r     tlog.Reader
-	head  witnessed
-	wrong wrongs
-	tree  tree
-	past  past
-	clock clock
-	books books
+	*Follower
+	r      tlog.Reader
+	from   uint64 // the size of what was read before
+	head   witnessed
+	signed []byte // head, as it was found
+	wrong  wrongs
+	past   past
+	kept   kept
 }
 
-func newAudit(r tlog.Reader, j judge, head witnessed) *audit {
-	a := &audit{r: r, head: head, wrong: make(wrongs)}
-	a.past = past{judge: j, upTo: head.Size}
+func newAudit(f *Follower, r tlog.Reader, head witnessed, signed []byte) *audit {
+	a := &audit{Follower: f, r: r, from: f.head.Size, head: head, signed: signed, wrong: make(wrongs)}
+	a.past = past{judge: f.judge, after: a.from, upTo: head.Size}
 	a.past.history, _ = r.(tlog.History)
-	a.books = books{wrong: a.wrong, pens: make(map[string]*pen), owners: make(map[record.ID]string), open: make(map[record.ID]*session)}
+	a.books.wrong, a.books.crashed, a.books.gaps = a.wrong, listed[string]{}, listed[Finding]{}
 	return a
 }
 
 // read goes through the log once.
 func (a *audit) read(ctx context.Context, progress func(done, size uint64)) error {
 	size := a.head.Size
-	err := readBatches(ctx, a.r, size, func(b *batch) error {
-		for i := range b.entries {
-			if err := a.checkpoints(ctx, b.first+uint64(i), b.leaves[:i]); err != nil {
-				return err
+	a.honour(a.from, a.tree.leaves)
+	err := readBatches(ctx, a.r, a.from, size, func(b *batch) error {
+		begin := a.again(b)
+		for i := begin; i < len(b.entries); i++ {
+			if index := b.first + uint64(i); index > a.from {
+				if err := a.checkpoints(ctx, index, b.leaves[:i]); err != nil {
+					return err
+				}
 			}
 			a.entry(&b.entries[i])
 		}
@@ -94,9 +88,12 @@ func (a *audit) read(ctx context.Context, progress func(done, size uint64)) erro
 	if err != nil {
 		return err
 	}
-	if err := a.checkpoints(ctx, size, rest); err != nil {
-		return err
+	if size > a.from {
+		if err := a.checkpoints(ctx, size, rest); err != nil {
+			return err
+		}
 	}
+	a.beyond()
 	if root := a.tree.root(rest); root != a.head.Root {
 		a.wrong.add(RootMatches, "log", "the entries hash to %s, and the checkpoint states %s", root, a.head.Root)
 	}
@@ -104,6 +101,21 @@ func (a *audit) read(ctx context.Context, progress func(done, size uint64)) erro
 		a.clock.seen(a.wrong, a.head)
 	}
 	return nil
+}
+
+// again compares the entries of a batch that were read before with what they were then, which is what counts, and
+// returns how many these are.
+func (a *audit) again(b *batch) int {
+	if b.first >= a.from {
+		return 0
+	}
+	known := a.tree.leaves
+	for i, was := range known {
+		if b.leaves[i] != was {
+			a.wrong.add(TilesMatch, subjectEntry(b.first+uint64(i)), "it is served as another than the one that was read before: it hashes to %s and did to %s", b.leaves[i], was)
+		}
+	}
+	return copy(b.leaves, known)
 }
 
 func (a *audit) entry(st *statement) {
@@ -115,15 +127,16 @@ func (a *audit) entry(st *statement) {
 	a.books.entry(st)
 }
 
-// checkpoints checks the kept checkpoint of exactly this size, if there is one. leaves are those of the last tile, up to
-// the size.
+// checkpoints checks the kept checkpoints of exactly this size, if there are any: the log's own, and those that were
+// brought along. leaves are those of the last tile, up to the size.
 func (a *audit) checkpoints(ctx context.Context, size uint64, leaves []tlog.Hash) error {
-	kept, err := a.past.at(ctx, size)
-	if kept == nil || err != nil {
+	a.honour(size, leaves)
+	signed, err := a.past.at(ctx, size)
+	if signed == nil || err != nil {
 		return err
 	}
 	subject := fmt.Sprintf("checkpoint of size %d", size)
-	w, signedErr, _ := a.past.judge.judge(kept)
+	w, signedErr, _ := a.judge.judge(signed)
 	switch root := a.tree.root(leaves); {
 	case signedErr != nil:
 		a.wrong.add(HistoryConsistent, subject, "%v", signedErr)
@@ -132,6 +145,7 @@ func (a *audit) checkpoints(ctx context.Context, size uint64, leaves []tlog.Hash
 		a.wrong.add(HistoryConsistent, subject, "in its place stands one of %q, size %d", w.Origin, w.Size)
 	case w.Root != root:
 		a.wrong.add(HistoryConsistent, subject, "the log signed the root %s, and its entries now hash to %s: its history was changed", w.Root, root)
+		a.kept.fork(signed, a.signed, fmt.Sprintf("the log itself kept the first, of size %d, and its entries now hash to another root there", size))
 	}
 	a.clock.seen(a.wrong, w)
 	return nil
@@ -144,6 +158,7 @@ func (a *audit) grow(ctx context.Context, b *batch) error {
 		a.tree.leaves = b.leaves
 		return nil
 	}
+	a.tree.leaves = nil
 	for _, t := range a.tree.add(b.leaves) {
 		if err := a.compareServed(ctx, t.tile, t.hashes); err != nil {
 			return err
@@ -225,8 +240,9 @@ func (w wrongs) report(r *Report, c Claim, format string, a ...any) {
 
 // report puts everything in its order. After an error a claim that was not found false is not said to hold.
 func (a *audit) report(r *Report, err error) {
+	r.Forks = a.kept.forks
 	if err != nil {
-		for _, c := range []Claim{EntryCanonical, TilesMatch, HistoryConsistent, BootsOrdered, NumbersWhole, LossesDeclared, SessionChain, SessionsFinished, HeartbeatTrue, TimesOrdered, TimesBracketed} {
+		for _, c := range []Claim{EntryCanonical, TilesMatch, HistoryConsistent, CheckpointsHonoured, BootsOrdered, NumbersWhole, LossesDeclared, SessionChain, SessionsFinished, HeartbeatTrue, HeartbeatsSteady, TimesOrdered, TimesBracketed} {
 			if a.wrong[c] != nil {
 				a.wrong.report(r, c, "")
 			}
@@ -245,22 +261,34 @@ func (a *audit) report(r *Report, err error) {
 	case a.past.history == nil:
 		r.notProven("that earlier checkpoints agree with this one: the log shows none")
 	default:
-		a.wrong.report(r, HistoryConsistent, "%s", count(a.past.count, "kept checkpoint", "kept checkpoints"))
+		a.wrong.report(r, HistoryConsistent, "%s", count(a.compared+a.past.count, "kept checkpoint", "kept checkpoints"))
 		r.notProven("that no other checkpoint was ever signed: these are the ones that were kept")
 	}
-	a.wrong.report(r, BootsOrdered, "%s of %s", count(b.boots, "boot", "boots"), count(len(b.pens), "writer", "writers"))
+	if a.kept.held > 0 {
+		a.wrong.report(r, CheckpointsHonoured, "%s", count(a.kept.held, "checkpoint that was brought along", "checkpoints that were brought along"))
+	}
+	a.wrong.report(r, BootsOrdered, "%s of %s", count(b.Boots, "boot", "boots"), count(len(b.pens), "writer", "writers"))
 	a.wrong.report(r, NumbersWhole, "of every boot")
-	r.Findings = append(r.Findings, b.gaps...)
-	a.wrong.report(r, LossesDeclared, "%s lost, in %s", count(b.lost, "entry", "entries"), count(b.gapCount, "gap", "gaps"))
-	a.wrong.report(r, SessionChain, "%s, and %d refused", count(b.sessions, "session", "sessions"), b.refused)
+	r.Findings = append(r.Findings, b.gaps.first...)
+	a.wrong.report(r, LossesDeclared, "%s lost, in %s", count(b.Lost, "entry", "entries"), count(b.Gaps, "gap", "gaps"))
+	a.wrong.report(r, SessionChain, "%s, and %d refused", count(b.Sessions, "session", "sessions"), b.Refused)
 	a.wrong.report(r, SessionsFinished, "but for %d that are still open", len(b.open))
-	a.wrong.report(r, HeartbeatTrue, "%s", count(b.beats, "heartbeat or stop", "heartbeats and stops"))
+	a.wrong.report(r, HeartbeatTrue, "%s", count(b.Beats, "heartbeat or stop", "heartbeats and stops"))
+	if b.Paced > 0 {
+		a.wrong.report(r, HeartbeatsSteady, "of %s, by what their start entries say", count(b.Paced, "boot", "boots"))
+	}
 	a.wrong.report(r, TimesOrdered, "within every boot")
-	if a.clock.witnessed {
+	if a.clock.checkpoints > 0 {
 		a.wrong.report(r, TimesBracketed, "by %s; clocks may be %s apart", count(a.clock.checkpoints, "cosigned checkpoint", "cosigned checkpoints"), ClockSkew)
 	}
-	b.notProven(r)
-	r.notProvenOf(a.past.judge, a.head)
+	for _, why := range a.kept.unused.first {
+		r.notProven("%s", why)
+	}
+	if n := a.kept.unused.more; n > 0 {
+		r.notProven("anything by %d further checkpoints that were brought along", n)
+	}
+	b.notProven(r, a.clock.newest)
+	r.notProvenOf(a.judge, a.head)
 	r.notProven("that what was written down is what happened, or that every call went through a gateway that writes to this log")
 	r.notProven("that an id is not given to a second session after the first has ended")
 }
@@ -274,8 +302,9 @@ type batch struct {
 	err     error
 }
 
-// readBatches reads all entries below size, several tiles at a time, and hands them over in order.
-func readBatches(ctx context.Context, r tlog.Reader, size uint64, use func(*batch) error) error {
+// readBatches reads all entries below size, from the tile on that has the entry from, several tiles at a time, and hands them
+// over in order.
+func readBatches(ctx context.Context, r tlog.Reader, from, size uint64, use func(*batch) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -290,7 +319,7 @@ func readBatches(ctx context.Context, r tlog.Reader, size uint64, use func(*batc
 	wg.Go(func() {
 		defer close(jobs)
 		defer close(order)
-		for first := uint64(0); first < size; first += tlog.TileWidth {
+		for first := from - from%tlog.TileWidth; first < size; first += tlog.TileWidth {
 			j := job{first, make(chan *batch, 1)}
 			select {
 			case order <- j.done:

@@ -134,10 +134,16 @@ func (p *past) page(ctx context.Context) error {
 // A clock holds the times that entries state against those of cosignatures. Between two cosigned checkpoints there is
 // room for what was written then, and ClockSkew on either side.
 type clock struct {
-	witnessed   bool
-	checkpoints int
-	floor       time.Time  // every witness of an earlier checkpoint had seen it by then
-	latest      *statement // the latest time since the last cosigned checkpoint
+	checkpoints int       // that were cosigned
+	floor       time.Time // every witness of an earlier checkpoint had seen it by then
+	newest      time.Time // of all cosignatures
+	latest      at        // the latest time since the last cosigned checkpoint
+}
+
+// An at is a time and the entry that states it.
+type at struct {
+	Index uint64    `json:"index"`
+	Time  time.Time `json:"time"`
 }
 
 func (c *clock) entry(w wrongs, st *statement) {
@@ -145,8 +151,8 @@ func (c *clock) entry(w wrongs, st *statement) {
 	if !c.floor.IsZero() && t.Before(c.floor.Add(-ClockSkew)) {
 		w.add(TimesBracketed, subjectEntry(st.index), "it states %s, and witnesses had seen the log without it at %s: it was back-dated, or its writer's clock is wrong, or the log left it waiting", stamp(t), stamp(c.floor))
 	}
-	if c.latest == nil || t.After(c.latest.record.Time) {
-		c.latest = st
+	if t.After(c.latest.Time) {
+		c.latest = at{st.index, t}
 	}
 }
 
@@ -155,13 +161,15 @@ func (c *clock) seen(w wrongs, cp witnessed) {
 	if len(cp.cosigs) == 0 {
 		return
 	}
-	c.witnessed = true
 	c.checkpoints++
-	if st := c.latest; st != nil && st.record.Time.After(cp.last.Add(ClockSkew)) {
-		w.add(TimesBracketed, subjectEntry(st.index), "it states %s, and witnesses had seen it by %s", stamp(st.record.Time), stamp(cp.last))
+	if c.latest.Time.After(cp.last.Add(ClockSkew)) {
+		w.add(TimesBracketed, subjectEntry(c.latest.Index), "it states %s, and witnesses had seen it by %s", stamp(c.latest.Time), stamp(cp.last))
 	}
-	c.latest = nil
+	c.latest = at{}
 	if cp.first.After(c.floor) {
 		c.floor = cp.first
+	}
+	if cp.last.After(c.newest) {
+		c.newest = cp.last
 	}
 }

@@ -64,6 +64,14 @@ const (
 	LossesDeclared    Claim = "losses-declared"    // what is missing was declared to be
 	SessionsFinished  Claim = "sessions-finished"  // no request was given up without a response
 	HeartbeatTrue     Claim = "heartbeat-true"     // heartbeats count the open sessions right
+
+	// No boot whose start entry says how often it beats was silent for longer than three of its beats: from its start to its
+	// first heartbeat, from one to the next, and from the last to its stop or to whatever it wrote last. These are times that
+	// the entries state. As times-bracketed keeps each of them within ClockSkew of what witnesses saw, a boot that wrote
+	// nothing while witnesses watched is silent by one of the two claims, whatever it wrote afterwards.
+	HeartbeatsSteady Claim = "heartbeats-steady"
+	// The log continues every checkpoint of it that the auditor brought along.
+	CheckpointsHonoured Claim = "checkpoints-honoured"
 )
 
 // A Finding says of one subject whether a claim holds.
@@ -78,6 +86,9 @@ type Finding struct {
 type Report struct {
 	Findings  []Finding `json:"findings"`
 	NotProven []string  `json:"not_proven"` // for people; escape it as well
+	// Forks are pairs of checkpoints that this log signed and no history can have, the evidence for what was found false of
+	// kept checkpoints: A as it was kept, B as the log shows it now. At most 20.
+	Forks []tlog.ForkError `json:"-"`
 
 	wrong int // findings that are false
 }
@@ -134,6 +145,9 @@ func (r *Report) unreadable(c Claim, what string, err error) error {
 type Trust struct {
 	// Policy names the logs and the witnesses to believe. Nil believes nobody.
 	Policy *tlog.Policy
+	// Kept are checkpoints that were kept elsewhere, by the auditor or by witnesses. A whole log is held against them;
+	// those that are not signed by that log are told and not used.
+	Kept []Kept
 }
 
 // ClockSkew is how far the clocks of writers and witnesses may disagree, and how long an entry may take from its stamp

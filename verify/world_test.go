@@ -62,6 +62,7 @@ type writer struct {
 	c     *chronicle
 	by    string
 	boot  record.ID
+	every time.Duration // what its starts say of heartbeats
 	seq   uint64
 	open  map[record.ID]uint64
 	leaf  map[record.ID]tlog.Hash
@@ -104,7 +105,7 @@ func (w *writer) put(e record.Entry) record.Entry {
 
 func (w *writer) start() {
 	w.boot, w.seq = w.c.id(), 0
-	w.put(record.Entry{Kind: record.Start, Software: "tally/1", Mode: "strict"})
+	w.put(record.Entry{Kind: record.Start, Software: "tally/1", Mode: "strict", Every: w.every})
 }
 
 func (w *writer) beat(k record.Kind) {

@@ -97,10 +97,37 @@ func makeLog(t *testing.T, env *testscript.Env) error {
 	if _, err := tiles.Copy(ctx, filepath.Join(env.WorkDir, "log"), l); err != nil {
 		return err
 	}
+	if err := forge(ctx, t, filepath.Join(env.WorkDir, "forged"), l); err != nil {
+		return err
+	}
 	env.Setenv("ESC", "\x1b")
 	env.Setenv("KEY", l.VerifierKey())
 	env.Setenv("SIZE", strconv.FormatUint(l.Size(), 10))
 	return os.WriteFile(filepath.Join(env.WorkDir, "log.policy"), l.Policy(), 0o644)
+}
+
+// forge writes the same log with another outcome of its last call, as whoever has its key and its disk can: every tile
+// made anew, and signed.
+func forge(ctx context.Context, t *testing.T, dir string, l *tlogtest.Log) error {
+	other := tlogtest.Start(t, tlogtest.Config{Manual: true})
+	ts := tlog.Tiles{Reader: l, Size: l.Size()}
+	for i := range ts.Size {
+		b, err := ts.Entry(ctx, i)
+		if err != nil {
+			return err
+		}
+		if i == ts.Size-2 {
+			b = bytes.Replace(b, []byte(`"complete"`), []byte(`"truncated"`), 1)
+		}
+		if _, err := other.Append(ctx, tlog.Leaf{Entry: b}); err != nil {
+			return err
+		}
+	}
+	if _, err := other.Publish(); err != nil {
+		return err
+	}
+	_, err := tiles.Copy(ctx, dir, other)
+	return err
 }
 
 // boot is one life of the gateway: 150 calls, of which the last stays open if it does not end in order.

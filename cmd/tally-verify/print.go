@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/tallystick/tallystick/cmd/internal/cli"
 	"github.com/tallystick/tallystick/verify"
@@ -22,6 +23,14 @@ type answer struct {
 	Findings  []verify.Finding `json:"findings"`
 	NotProven []string         `json:"not_proven"`
 	Error     string           `json:"error"` // "" unless something could not be read
+	Evidence  []evidence       `json:"evidence,omitempty"`
+}
+
+// An evidence is two checkpoints that the log signed and no history can have.
+type evidence struct {
+	A      string `json:"a"` // as it was kept
+	B      string `json:"b"` // as the log shows it now
+	Reason string `json:"reason"`
 }
 
 // unread reports that a file could not be read, under the claim that it can.
@@ -43,6 +52,9 @@ func (v *invocation) report(r verify.Report, err error) (int, error) {
 		a.Verdict, a.Error, code = verdictUnreadable, err.Error(), 2
 	case !r.OK():
 		a.Verdict, code = verdictFalse, 1
+	}
+	for _, f := range r.Forks {
+		a.Evidence = append(a.Evidence, evidence{string(f.A), string(f.B), f.Reason})
 	}
 	if v.json {
 		if a.Findings == nil {
@@ -79,6 +91,19 @@ func (v *invocation) print(a answer) error {
 		fmt.Fprintln(w, "\nnot proven:")
 		for _, s := range a.NotProven {
 			fmt.Fprintf(w, "  - %s\n", cli.Escape(s))
+		}
+	}
+	if n := len(a.Evidence); n > 0 {
+		e := a.Evidence[0]
+		fmt.Fprintf(w, "\nevidence: two checkpoints of one log that no history can have. Keep both.\n  %s\n\n", cli.Escape(e.Reason))
+		for _, note := range []string{e.A, e.B} {
+			for line := range strings.Lines(note) {
+				fmt.Fprintf(w, "    %s\n", cli.Escape(strings.TrimSuffix(line, "\n")))
+			}
+			fmt.Fprintln(w)
+		}
+		if n > 1 {
+			fmt.Fprintf(w, "  and %d such pairs more, which --json shows\n", n-1)
 		}
 	}
 	if len(a.Findings) > 0 {

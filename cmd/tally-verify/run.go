@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +28,10 @@ claim what holds, what is false, and what is not proven.
 
   bundle FILE                 sessions with their entries, proofs and checkpoint
   proof FILE [--entry FILE]   one entry (.tlog-proof); its bytes, if FILE lacks them
-  log --url URL | --dir DIR   every entry, tile and kept checkpoint of a log
+  log --url URL | --dir DIR   every entry, tile and kept checkpoint of a log: no
+                              number, session or heartbeat missing, no time false
+      [--checkpoint PATH]...  and that it continues checkpoints that were kept
+                              elsewhere: a file, or a directory of such files
   version                     what this program is
 
 Flags, before or after the arguments:
@@ -57,6 +61,7 @@ type invocation struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	policy, key    string
+	checkpoints    []string
 	json           bool
 }
 
@@ -87,6 +92,7 @@ func (v *invocation) run(ctx context.Context, args []string) (int, error) {
 	fs.StringVar(&v.policy, "policy", "", "")
 	fs.StringVar(&v.key, "key", "", "")
 	fs.BoolVar(&v.json, "json", false, "")
+	fs.Func("checkpoint", "", func(s string) error { v.checkpoints = append(v.checkpoints, s); return nil })
 	entry, url, dir := fs.String("entry", "", ""), fs.String("url", "", ""), fs.String("dir", "", "")
 	args, err := cli.Parse(fs, args)
 	if err != nil {
@@ -101,8 +107,8 @@ func (v *invocation) run(ctx context.Context, args []string) (int, error) {
 	switch {
 	case given["entry"] && command != "proof":
 		return 0, cli.Usagef("--entry goes with proof.")
-	case (given["url"] || given["dir"]) && command != "log":
-		return 0, cli.Usagef("--url and --dir go with log.")
+	case (given["url"] || given["dir"] || given["checkpoint"]) && command != "log":
+		return 0, cli.Usagef("--url, --dir and --checkpoint go with log.")
 	}
 	switch command {
 	case "help":
@@ -166,6 +172,10 @@ func (v *invocation) proof(file, entryFile string, trust verify.Trust) (int, err
 }
 
 func (v *invocation) log(ctx context.Context, url, dir string, trust verify.Trust) (int, error) {
+	var err error
+	if trust.Kept, err = v.kept(); err != nil {
+		return v.unread(verify.CheckpointsHonoured, "checkpoint", err)
+	}
 	var r tlog.Reader
 	if dir != "" {
 		d, err := tiles.FromDir(dir, tiles.Limits{})
@@ -181,7 +191,12 @@ func (v *invocation) log(ctx context.Context, url, dir string, trust verify.Trus
 		}
 		r = u
 	}
-	return v.report(verify.CheckLog(ctx, r, trust, v.progress()))
+	rep, err := verify.CheckLog(ctx, r, trust, v.progress())
+	held := slices.ContainsFunc(rep.Findings, func(f verify.Finding) bool { return f.Claim == verify.CheckpointsHonoured })
+	if err == nil && rep.OK() && len(trust.Kept) > 0 && !held {
+		err = &verify.Unreadable{What: "checkpoint", Err: errors.New("none of those that were brought along is signed by this log, so it was held against nothing")}
+	}
+	return v.report(rep, err)
 }
 
 // progress tells how far the reading of a long log has come, for people.

@@ -76,12 +76,16 @@ func (l *smallLog) fork(size uint64) tlog.Checkpoint {
 	return tlog.Checkpoint{Origin: l.origin, Size: size, Root: sha256.Sum256(fmt.Appendf(nil, "another tree of size %d", size))}
 }
 
-// sign signs a checkpoint, also one that no reader accepts, and adds extension lines before that.
+// sign signs a checkpoint, also one that no reader accepts, with extension lines if there are any.
 func (l *smallLog) sign(c tlog.Checkpoint, extensions ...string) []byte {
 	text := string(c.Text())
 	for _, x := range extensions {
 		text += x + "\n"
 	}
+	return l.signText(text)
+}
+
+func (l *smallLog) signText(text string) []byte {
 	return must(note.Sign(&note.Note{Text: text}, l.signers...))
 }
 

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"time"
 
 	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
@@ -70,4 +73,26 @@ func (f *Follower) Follow(ctx context.Context, r tlog.Reader, signed []byte, pro
 		f.compared += a.past.count
 	}
 	return rep, nil
+}
+
+// A Silence is a writer whose last boot has no stop entry and from which more than three of its beats, and ClockSkew, are
+// missing by now: it is gone, or the log leaves it waiting, or it lives and does not write.
+type Silence struct {
+	By    string
+	Boot  record.ID
+	Every time.Duration // its beat
+	Since time.Time     // what its last entry states
+}
+
+// Silent returns who is silent at the time now, by name. It is no finding: see [HeartbeatsSteady] for what the log shows
+// afterwards.
+func (f *Follower) Silent(now time.Time) []Silence {
+	var quiet []Silence
+	for _, by := range slices.Sorted(maps.Keys(f.books.pens)) {
+		p := f.books.pens[by]
+		if p.every > 0 && !p.stopped && now.Sub(p.last) > silence*p.every+ClockSkew {
+			quiet = append(quiet, Silence{by, p.boot, p.every, p.last})
+		}
+	}
+	return quiet
 }

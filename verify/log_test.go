@@ -471,6 +471,12 @@ func TestLogFalse(t *testing.T) {
 				t.Errorf("false: %v, want %v", got, want)
 			}
 			wantDetail(t, r, c.claim, c.says)
+			if c.serve == nil {
+				// Whoever followed it while it grew was told the same, bit by bit.
+				if got := followed(t, s.Log, policy(t, "")); !slices.Equal(got, want) {
+					t.Errorf("a follower was told of: %v, want %v", got, want)
+				}
+			}
 		})
 	}
 }

@@ -23,6 +23,7 @@ type Log interface {
 // Keys opens the data keys of payloads and makes one for the record of each reading.
 type Keys interface {
 	New(ctx context.Context) (id string, key []byte, err error)
+	// Open returns the key of that name, which whoever asked may clear.
 	Open(ctx context.Context, id string) (key []byte, err error)
 }
 
@@ -82,22 +83,7 @@ func (d *Desk) admit(ctx context.Context, who Asker, session record.ID, what str
 
 // record opens the record behind an entry. It is not exported: content leaves by methods that admit first.
 func (d *Desk) record(ctx context.Context, e record.Entry) (record.Record, error) {
-	payload, err := d.log.Payload(ctx, e.Payload)
-	if err != nil {
-		return nil, fmt.Errorf("payload: %w", err)
-	}
-	if record.Sum(payload) != e.Payload {
-		return nil, errors.New("audit: the stored payload is not the one that the entry commits to; run `tally fsck`")
-	}
-	id, err := record.KeyOf(payload)
-	if err != nil {
-		return nil, err
-	}
-	key, err := d.keys.Open(ctx, id)
-	if err != nil {
-		return nil, fmt.Errorf("data key %s: %w", id, err)
-	}
-	return d.coder.Open(payload, key, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
+	return d.coder.Read(ctx, &e, d.log.Payload, d.keys.Open)
 }
 
 // Export returns a bundle of whole sessions with every field shown, under the newest checkpoint. The bundle is checked

@@ -22,6 +22,9 @@ func (d *Desk) find(ctx context.Context, id record.ID) ([]record.Found, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(at) == 0 {
+		return nil, fmt.Errorf("no such session among %d entries: %w", c.Size, tlog.ErrNotFound)
+	}
 	if k := at[len(at)-1].Entry.Kind; k != record.Response && k != record.Refused {
 		return nil, ErrOpen
 	}

@@ -30,8 +30,9 @@ func (l *nullLog) Append(_ context.Context, leaves ...tlog.Leaf) ([]uint64, erro
 	}
 	return indices, nil
 }
-func (l *nullLog) Checkpoint(context.Context) ([]byte, error)      { return nil, tlog.ErrNotFound }
-func (l *nullLog) Tile(context.Context, tlog.Tile) ([]byte, error) { return nil, tlog.ErrNotFound }
+func (l *nullLog) Checkpoint(context.Context) ([]byte, error)         { return nil, tlog.ErrNotFound }
+func (l *nullLog) Tile(context.Context, tlog.Tile) ([]byte, error)    { return nil, tlog.ErrNotFound }
+func (l *nullLog) Payload(context.Context, tlog.Hash) ([]byte, error) { return nil, tlog.ErrNotFound }
 
 // A cannedModel answers without a wire.
 type cannedModel struct {
@@ -71,7 +72,7 @@ func benchGateway(b *testing.B, mode Mode, m *cannedModel) *benched {
 		b.Fatal(err)
 	}
 	g, err := New(Config{
-		ID: "gw", Software: "x/1", Log: &nullLog{}, Keys: &memKeys{}, Journal: b.TempDir(), Mode: mode, Heartbeat: time.Hour,
+		ID: "gw", Software: "x/1", Log: &nullLog{}, Origin: "log.example/bench", Keys: &memKeys{}, Journal: b.TempDir(), Mode: mode, Heartbeat: time.Hour,
 		Routes:  []Route{{Name: "openai", API: OpenAI, Upstream: up, Credential: plain(canary)}},
 		Callers: []Caller{{Name: "alice", SHA256: hashOf(callerKey)}},
 	})

@@ -13,14 +13,16 @@
 //     out before caller, journal and record see it;
 //   - a connection to a model carries the calls of one caller, and what comes on it unasked is nobody's answer;
 //   - a call that has begun has one end on record, whatever ends it: the model, the caller, a limit, a fault of ours, or,
-//     after a crash, the next boot.
+//     after a crash, the next boot;
+//   - a caller gets receipts of its own sessions, and of nobody else's.
 //
-// It knows the log only as [tlog.Appender] and [tlog.Reader], and the keepers of data keys only as [Keys].
+// It knows the log only as [Log], and the keepers of data keys only as [Keys].
 package gateway
 
 import (
 	"cmp"
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -43,13 +45,15 @@ import (
 type Log interface {
 	tlog.Appender
 	tlog.Reader
+	// Payload is that of [tlog.Payloads].
+	Payload(ctx context.Context, sum tlog.Hash) ([]byte, error)
 }
 
 // Keys gives the data keys that payloads and the stream journal are sealed with.
 type Keys interface {
 	// New returns a fresh key of record.KeyBytes bytes and the name by which it is found again. The key is durable.
 	New(ctx context.Context) (id string, key []byte, err error)
-	// Open returns the key of that name.
+	// Open returns the key of that name, which whoever asked may clear, or tlog.ErrNotFound where it was erased.
 	Open(ctx context.Context, id string) (key []byte, err error)
 }
 
@@ -142,6 +146,7 @@ type Config struct {
 	ID       string // stands in every entry; see record.CheckWriter
 	Software string // name and version, for the start entry
 	Log      Log
+	Origin   string // the log's; "" for a gateway that makes no promises, so that receipts wait for the proof
 	Keys     Keys
 	Journal  string // a directory of the gateway's own, for what streams have brought so far
 	Mode     Mode
@@ -199,6 +204,9 @@ type Gateway struct {
 	server  *fasthttp.Server
 	spare   chan dataKey // in the mode open: keys fetched ahead
 
+	promiser  ed25519.PrivateKey // of this boot, never on a disk; nil if nothing is promised
+	recent    recent
+	turns     turns
 	spareWork sync.Pool // of *workings
 
 	// stopping ends the calls that are still under way when the time to drain is over, and silenced, some seconds
@@ -241,11 +249,23 @@ func New(cfg Config) (*Gateway, error) {
 	if g.coder, err = record.NewCoder(runtime.GOMAXPROCS(0)); err != nil {
 		return nil, err
 	}
-	if g.writer, err = record.NewWriter(record.WriterConfig{
+	pen := record.WriterConfig{
 		ID: cfg.ID, Log: cfg.Log, Reader: cfg.Log, Software: cfg.Software, Mode: cfg.Mode.String(), Heartbeat: cfg.Heartbeat,
-	}); err != nil {
+	}
+	if cfg.Origin != "" {
+		if err := tlog.CheckOrigin(cfg.Origin); err != nil {
+			return nil, err
+		}
+		public, private, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			return nil, fmt.Errorf("gateway: a key to promise by: %w", err)
+		}
+		g.promiser, pen.Promise = private, [ed25519.PublicKeySize]byte(public)
+	}
+	if g.writer, err = record.NewWriter(pen); err != nil {
 		return nil, err
 	}
+	g.turns = turns{making: make(chan struct{}, receiptsAtOnce), searching: make(map[string]bool)}
 	if cfg.TLS != nil {
 		// Callers speak HTTP/1.1: what offers more would be talked to in a tongue that is not spoken here.
 		g.cfg.TLS = cfg.TLS.Clone()

@@ -46,8 +46,13 @@ func (g *Gateway) handle(ctx *fasthttp.RequestCtx) {
 
 // own serves the gateway's own endpoints.
 func (g *Gateway) own(ctx *fasthttp.RequestCtx) {
-	if string(ctx.Request.Header.RequestURI()) != ownPrefix+"health" || !ctx.IsGet() && !ctx.IsHead() {
-		g.answer(ctx, record.ID{}, &refusal{http.StatusNotFound, "unknown_path", "the gateway has no such endpoint; " + ownPrefix + "health tells whether it lives"})
+	path := string(ctx.Request.Header.RequestURI())
+	if name, ok := strings.CutPrefix(path, receiptsPrefix); ok {
+		g.serveReceipt(ctx, name)
+		return
+	}
+	if path != ownPrefix+"health" || !ctx.IsGet() && !ctx.IsHead() {
+		g.answer(ctx, record.ID{}, &refusal{http.StatusNotFound, "unknown_path", "the gateway has no such endpoint; " + ownPrefix + "health tells whether it lives, " + receiptsPrefix + "SESSION gives a receipt"})
 		return
 	}
 	if err := g.writer.Broken(); err != nil {
@@ -242,7 +247,10 @@ func (c *call) refuse(ctx *fasthttp.RequestCtx, no *refusal) {
 	r.Add(record.FieldError, []byte(no.message))
 	d, err := c.draft(record.Entry{Kind: record.Refused, Reason: no.code}, r)
 	if err == nil {
-		_, err = c.g.writer.Submit(d)
+		var t *record.Ticket
+		if t, err = c.g.writer.Submit(d); err == nil {
+			c.g.recent.put(recentSession{c.id, c.caller.Name, nil, t})
+		}
 	}
 	if err != nil {
 		c.g.writer.Shed(1)
@@ -455,6 +463,7 @@ func (c *call) recordResponse(a answered) error {
 	if err != nil {
 		return c.unrecorded(err)
 	}
+	c.g.recent.put(recentSession{c.id, c.caller.Name, c.request, t})
 	if c.g.cfg.Mode == Open {
 		c.g.late.Go(func() {
 			if err := c.g.settled(t); err != nil {
@@ -515,6 +524,7 @@ func (c *call) unrecorded(err error) error {
 	c.g.log.Error("a session could not be recorded", "session", c.id, "err", err)
 	if c.g.cfg.Mode == Open {
 		c.g.writer.Lose(1, "log_unavailable")
+		c.g.recent.put(recentSession{c.id, c.caller.Name, nil, nil})
 		return nil
 	}
 	return err

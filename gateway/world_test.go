@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -69,7 +68,7 @@ func (k *memKeys) Open(_ context.Context, id string) ([]byte, error) {
 	if key := k.keys[id]; key != nil {
 		return bytes.Clone(key), nil
 	}
-	return nil, errors.New("no such key")
+	return nil, fmt.Errorf("no such key: %w", tlog.ErrNotFound)
 }
 
 // A world is a gateway between a client and a fake model, writing to a log in memory.
@@ -173,7 +172,7 @@ func (w *world) start(change func(*Config)) {
 		t.Fatal(err)
 	}
 	cfg := Config{
-		ID: "gw-test", Software: "tallystick/test", Log: w.log, Keys: w.keys, Journal: w.journal,
+		ID: "gw-test", Software: "tallystick/test", Log: w.log, Origin: tlogtest.Origin, Keys: w.keys, Journal: w.journal,
 		Routes: []Route{
 			{Name: "openai", API: OpenAI, Upstream: up, Credential: plain(canary)},
 			{Name: "anthropic", API: Anthropic, Upstream: up, Credential: plain(canary)},

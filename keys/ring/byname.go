@@ -1,6 +1,12 @@
 package ring
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tallystick/tallystick/tlog"
+)
 
 // ByName is a ring for rooms that know a data key by a name and no more: the name is the text of its [ID].
 type ByName struct{ Ring *Ring }
@@ -14,13 +20,17 @@ func (n ByName) New(ctx context.Context) (name string, key []byte, err error) {
 	return id.String(), k.Bytes(), nil
 }
 
-// Open returns the key of that name; see [Ring.Open]. Who is done with it may clear it.
+// Open returns the key of that name; see [Ring.Open]. Who is done with it may clear it. Of a key that was erased the
+// error is tlog.ErrNotFound as well.
 func (n ByName) Open(ctx context.Context, name string) (key []byte, err error) {
 	id, err := ParseID(name)
 	if err != nil {
 		return nil, err
 	}
 	k, err := n.Ring.Open(ctx, id)
+	if errors.Is(err, ErrErased) {
+		err = fmt.Errorf("%w: %w", err, tlog.ErrNotFound)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tallystick/tallystick/keys/file"
 	"github.com/tallystick/tallystick/keys/ring"
+	"github.com/tallystick/tallystick/tlog"
 )
 
 var _ ring.Wrapper = (*file.KEK)(nil)
@@ -63,6 +64,13 @@ func TestWithKeyFile(t *testing.T) {
 	}
 	if _, err := r.Open(t.Context(), gone); !errors.Is(err, ring.ErrErased) {
 		t.Fatalf("an erased key: %v", err)
+	}
+	byName := ring.ByName{Ring: r}
+	if _, err := byName.Open(t.Context(), gone.String()); !errors.Is(err, ring.ErrErased) || !errors.Is(err, tlog.ErrNotFound) {
+		t.Fatalf("an erased key, by name: %v", err)
+	}
+	if k, err := byName.Open(t.Context(), id.String()); err != nil || string(k) != string(key.Bytes()) {
+		t.Fatalf("by name: error %v, or a wrong key", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "ring", "ring")); err != nil {
 		t.Fatal(err)

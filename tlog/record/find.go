@@ -28,7 +28,7 @@ const (
 
 // FindSession returns the entries of a session's chain (FORMAT.md §6.4), erasures left out, among the first size entries
 // of r, in their order; size must be that of a published checkpoint. The last one is a response or a refusal, unless the
-// session has not ended yet. ErrNotFound means that it has no entry there.
+// session has not ended yet. None are no error: there is no such session.
 //
 // No index is needed: a session's ID tells when it began, and the times in a log rise, so its first entry is found by
 // halving, and the others lie behind it. most is how many entries are read from there on, so that looking for what does
@@ -47,9 +47,6 @@ func FindSession(ctx context.Context, r tlog.Reader, size uint64, id ID, most ui
 	if err == nil && len(found) == 0 && most == 0 {
 		s.end = from
 		found, err = s.read(ctx, 0)
-	}
-	if err == nil && len(found) == 0 {
-		err = fmt.Errorf("no such session among %d entries: %w", size, tlog.ErrNotFound)
 	}
 	return found, err
 }

@@ -64,6 +64,9 @@ func TestFindSession(t *testing.T) {
 	log, ids := newDay(t, 400)
 	size := uint64(len(log))
 	for i, id := range ids {
+		if i%3 != 0 && i != len(ids)-1 {
+			continue // enough of every sort
+		}
 		for _, most := range []uint64{0, 1000, size} {
 			r := &counting{Reader: log}
 			found, err := FindSession(t.Context(), r, size, id, most)
@@ -121,12 +124,12 @@ func TestFindSessionThatIsNotThere(t *testing.T) {
 	} {
 		r := &counting{Reader: log}
 		found, err := FindSession(t.Context(), r, size, c.id, c.most)
-		if !errors.Is(err, tlog.ErrNotFound) || found != nil || r.reads > c.reads {
+		if err != nil || len(found) != 0 || r.reads > c.reads {
 			t.Errorf("a session %s: %v, %v, with %d reads", name, found, err, r.reads)
 		}
 	}
-	if _, err := FindSession(t.Context(), log, 0, NewID(epoch), 0); !errors.Is(err, tlog.ErrNotFound) {
-		t.Errorf("in an empty log: %v", err)
+	if found, err := FindSession(t.Context(), log, 0, NewID(epoch), 0); err != nil || len(found) != 0 {
+		t.Errorf("in an empty log: %v, %v", found, err)
 	}
 	p := &pen{id: "gw", boot: NewID(epoch)}
 	p.seq = 1
@@ -134,12 +137,12 @@ func TestFindSessionThatIsNotThere(t *testing.T) {
 	odd = append(odd, p.entry(t, Refused, func(e *Entry) { e.Session, e.Reason = ID{15: 1}, "no_route"; e.Time = epoch.Add(4000 * time.Second) }))
 	for id, want := range map[ID]int{{15: 1}: 1, {0xff, 15: 1}: 0} {
 		found, err := FindSession(t.Context(), odd, uint64(len(odd)), id, 0)
-		if len(found) != want || (err == nil) != (want > 0) {
+		if len(found) != want || err != nil {
 			t.Errorf("an ID that tells no time, %s: %v, %v", id, found, err)
 		}
 	}
-	if found, err := FindSession(t.Context(), odd, uint64(len(odd)), ID{15: 1}, 1<<20); err == nil {
-		t.Errorf("by somebody in a hurry: %v", found)
+	if found, err := FindSession(t.Context(), odd, uint64(len(odd)), ID{15: 1}, 1<<20); err != nil || len(found) != 0 {
+		t.Errorf("by somebody in a hurry: %v, %v", found, err)
 	}
 }
 
@@ -147,12 +150,12 @@ func TestFindSessionThatIsNotThere(t *testing.T) {
 func TestFindSessionFails(t *testing.T) {
 	log, ids := newDay(t, 300)
 	size := uint64(len(log))
-	if found, err := FindSession(t.Context(), broken{}, size, ids[0], 0); err == nil || errors.Is(err, tlog.ErrNotFound) {
+	if found, err := FindSession(t.Context(), broken{}, size, ids[0], 0); err == nil {
 		t.Errorf("a log that cannot be read: %v, %v", found, err)
 	}
 	bad := append(bundles(nil), log...)
 	bad[1] = []byte(fmt.Sprintf(`{"session":"%s"}`, ids[0]))
-	if _, err := FindSession(t.Context(), bad, size, ids[0], 0); err == nil || errors.Is(err, tlog.ErrNotFound) {
+	if _, err := FindSession(t.Context(), bad, size, ids[0], 0); err == nil {
 		t.Errorf("an entry that is none: %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package record
 
 import (
 	"bytes"
+	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/sha256"
@@ -251,6 +252,28 @@ func (c *Coder) Open(payload, key []byte, b Binding) (Record, error) {
 		return nil, errors.New("record: the payload holds another record than its entry commits to")
 	}
 	return r, nil
+}
+
+// Read returns the record behind an entry: its payload, fetched by digest, opened with the key whose name it has. The
+// key is cleared afterwards. An error of payload or key is returned as it is, wrapped once.
+func (c *Coder) Read(ctx context.Context, e *Entry, payload func(context.Context, tlog.Hash) ([]byte, error), key func(context.Context, string) ([]byte, error)) (Record, error) {
+	sealed, err := payload(ctx, e.Payload)
+	if err != nil {
+		return nil, fmt.Errorf("payload: %w", err)
+	}
+	if Sum(sealed) != e.Payload {
+		return nil, errors.New("record: the stored payload is not the one that the entry commits to; run `tally fsck`")
+	}
+	id, err := KeyOf(sealed)
+	if err != nil {
+		return nil, err
+	}
+	k, err := key(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("data key %s: %w", id, err)
+	}
+	defer clear(k)
+	return c.Open(sealed, k, Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
 }
 
 // unpack decompresses one zstd frame that states its size, at most MaxRecord.

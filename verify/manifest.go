@@ -2,13 +2,8 @@ package verify
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -390,76 +385,17 @@ func decodeEither(s string) ([]byte, error) {
 	return b, nil
 }
 
-// The signature types of c2sp.org/signed-note that makers of bundles have.
-const (
-	makerEd25519 = 0x01
-	makerECDSA   = 0x02
-)
-
-// NewMakerVerifier returns what verifies manifests that the maker with this verifier key (c2sp.org/signed-note,
-// name+id+base64) has signed: with Ed25519, or with ECDSA over P-256 and SHA-256, its signatures in ASN.1 and its
-// public key as a SubjectPublicKeyInfo.
+// NewMakerVerifier returns what verifies manifests that the maker with this verifier key (c2sp.org/signed-note) has signed:
+// one like a log's of type 0x01, Ed25519, or 0x02, ECDSA on P-256. One of type 0x06 signs nothing but checkpoints.
 func NewMakerVerifier(vkey string) (note.Verifier, error) {
-	name, rest, _ := strings.Cut(vkey, "+")
-	_, key64, ok := strings.Cut(rest, "+")
-	if err := tlog.CheckOrigin(name); err != nil || !ok {
-		return nil, fmt.Errorf("verify: the maker's key %.100q is not <name>+<8 hex digits>+<base64>", vkey)
-	}
-	key, err := base64.StdEncoding.Strict().DecodeString(key64)
-	if err != nil || len(key) == 0 {
-		return nil, fmt.Errorf("verify: the key of the maker %q is not standard base64", name)
-	}
-	k := &makerKey{name: name}
-	switch alg, pub := key[0], key[1:]; {
-	case alg == makerEd25519 && len(pub) == ed25519.PublicKeySize:
-		k.ed = pub
-		sum := sha256.Sum256(append([]byte(name+"\n"), key...))
-		k.hash = binary.BigEndian.Uint32(sum[:])
-	case alg == makerECDSA:
-		if k.ec, err = parseP256(pub); err != nil {
-			return nil, fmt.Errorf("verify: the key of the maker %q: %w", name, err)
-		}
-		sum := sha256.Sum256(pub)
-		k.hash = binary.BigEndian.Uint32(sum[:])
-	default:
-		return nil, fmt.Errorf("verify: the key of the maker %q has type %#02x and %d bytes; known are 0x01, Ed25519 with %d, and 0x02, ECDSA", name, alg, len(pub), ed25519.PublicKeySize)
-	}
-	if want := fmt.Sprintf("%s+%08x+%s", name, k.hash, base64.StdEncoding.EncodeToString(key)); want != vkey {
-		return nil, fmt.Errorf("verify: the key of the maker %q has another key id than its bytes make, which is %08x", name, k.hash)
-	}
-	return k, nil
-}
-
-// parseP256 reads a SubjectPublicKeyInfo in its one DER form.
-func parseP256(der []byte) (*ecdsa.PublicKey, error) {
-	p, err := x509.ParsePKIXPublicKey(der)
+	v, err := tlog.NewLogVerifier(vkey)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("maker of bundles: %w", err)
 	}
-	k, ok := p.(*ecdsa.PublicKey)
-	if !ok || k.Curve != elliptic.P256() {
-		return nil, errors.New("an ECDSA key is one of the curve P-256")
+	// It has been parsed; the bytes are base64 and may have plus signs too.
+	key, err := base64.StdEncoding.DecodeString(strings.SplitN(vkey, "+", 3)[2])
+	if err != nil || key[0] == 0x06 {
+		return nil, fmt.Errorf("verify: the key of the maker %q has type 0x06, which signs checkpoints alone; a maker has one of type 0x01 or 0x02", v.Name())
 	}
-	if again, err := x509.MarshalPKIXPublicKey(k); err != nil || !bytes.Equal(again, der) {
-		return nil, errors.New("an ECDSA key is written as an uncompressed point in DER")
-	}
-	return k, nil
-}
-
-type makerKey struct {
-	name string
-	hash uint32
-	ed   ed25519.PublicKey // or
-	ec   *ecdsa.PublicKey
-}
-
-func (k *makerKey) Name() string    { return k.name }
-func (k *makerKey) KeyHash() uint32 { return k.hash }
-
-func (k *makerKey) Verify(msg, sig []byte) bool {
-	if k.ec != nil {
-		sum := sha256.Sum256(msg)
-		return ecdsa.VerifyASN1(k.ec, sum[:], sig)
-	}
-	return len(sig) == ed25519.SignatureSize && ed25519.Verify(k.ed, msg, sig)
+	return v, nil
 }

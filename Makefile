@@ -8,7 +8,7 @@ BIN := bin
 help:
 	@echo "make run      the demo, from nothing: gateway, log and a fake model on this machine"
 	@echo "make test     everything that must hold, in a quarter of an hour at most"
-	@echo "make build    bin/tally, bin/tally-verify, bin/tally-bench"
+	@echo "make build    bin/tally, bin/tally-verify, bin/tally-witness, bin/tally-bench"
 	@echo "make bench    how fast, as ratios to raw Pebble and to calling the model directly"
 	@echo "make crash    kill -9 under load, 200 times (CRASHES=n)"
 	@echo "make fuzz     every fuzz target for a while (FUZZTIME=30s)"
@@ -37,7 +37,7 @@ peers:
 	@for m in $(PEERS); do (cd $$m && $(GO) test -count=1 ./...) || exit 1; done
 
 crash:
-	CRASHES=$(CRASHES) $(GO) test -count=1 -timeout 60m -v -run TestKilled ./cmd/tally
+	CRASHES=$(CRASHES) $(GO) test -count=1 -timeout 60m -v -run TestKilled ./cmd/tally ./cmd/tally-witness
 
 fuzz:
 	@$(GO) list ./... | while read p; do \

@@ -25,7 +25,7 @@ run: build
 CRASHES ?= 200
 FUZZTIME ?= 30s
 # Modules of their own that bring in code we did not write: official SDKs, other logs' checkers.
-PEERS := gateway/peers tlog/peers
+PEERS := gateway/peers tlog/peers witness/peers
 
 test:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go'))" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }

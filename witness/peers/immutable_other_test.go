@@ -1,0 +1,7 @@
+//go:build !linux
+
+package peers
+
+import "testing"
+
+func mutable(testing.TB, string) {}

@@ -37,6 +37,10 @@ var homes = map[string][]string{
 	"github.com/cockroachdb/pebble":   {"tlog/local", "bench"}, // bench measures against it
 	"github.com/hashicorp/vault":      {"keys/vault"},
 	"github.com/sigstore/sigstore":    {"keys/kms"},
+	"github.com/aws":                  {"keys/kms"}, // these four only with the tag kms_cloud
+	"google.golang.org/api":           {"keys/kms"},
+	"google.golang.org/grpc":          {"keys/kms"},
+	"github.com/Azure":                {"keys/kms"},
 	"github.com/goccy/go-yaml":        {"cmd/internal/config"},
 	"github.com/klauspost/compress":   {"tlog/record"},
 	"github.com/go-json-experiment":   {"gateway"},

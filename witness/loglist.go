@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/mod/sumdb/note"
@@ -22,7 +23,7 @@ type LogList struct {
 
 type listedLog struct {
 	keys   []note.Verifier // 1 to MaxKeys
-	perDay uint64          // how often it may submit; 0 for what the witness gives everybody
+	perDay float64         // how often it may submit; 0 for what the witness gives everybody
 }
 
 // ParseLogList reads a list of logs in one of two forms:
@@ -30,9 +31,10 @@ type listedLog struct {
 //   - a policy of c2sp.org/tlog-policy with a line "log <vkey>" for every key of every log and, at its end, "quorum none".
 //     It is the form in which logs hand out their keys anyway, it has a strict reader, and its last line
 //     says that the file is whole. Witnesses and groups have no meaning here and are refused;
-//   - the log list of the public witness network, whose first line is "logs/v0", with vkey, origin, bastion, qpd
-//     and contact for each log. Others write it, so a log in it that cannot be witnessed here, for its kind of key or
-//     because it is called otherwise than its key, is left out: see Skipped. Bastions are not used.
+//   - the log list of the public witness network, whose first line is "logs/v0". A line "vkey" begins a log, and lines
+//     "origin", "qpd" (submissions a day) and others may follow, of which the others are not used. Strangers write it, so a
+//     log in it that cannot be witnessed here, for its kind of key or because it is called otherwise than its
+//     key, is left out: see Skipped.
 //
 // Names of keys are the logs' origins. A log has at most MaxKeys keys, Ed25519 (type 0x01) or ML-DSA-44 (0x06).
 func ParseLogList(data []byte) (*LogList, error) {
@@ -55,7 +57,7 @@ func ParseLogList(data []byte) (*LogList, error) {
 	return l, nil
 }
 
-func (l *LogList) add(vkey string, perDay uint64) error {
+func (l *LogList) add(vkey string, perDay float64) error {
 	v, err := tlog.NewLogVerifier(vkey)
 	if err != nil {
 		return err
@@ -87,16 +89,31 @@ func isNetworkList(data []byte) bool {
 	return false
 }
 
-// readNetworkList reads the rest of such a list. Its lines have an order, which begins anew with each log.
+// readNetworkList reads such a list.
 func (l *LogList) readNetworkList(data []byte) error {
 	if len(data) > tlog.MaxPolicy {
 		return fmt.Errorf("list of logs: %d bytes are over the limit of %d", len(data), tlog.MaxPolicy)
 	}
-	words := []string{"vkey", "origin", "bastion", "qpd", "contact"}
-	var vkey, origin string
-	var perDay uint64
+	var vkey, origin string // of the log that is being read
+	var perDay float64
 	seen := make(map[string]bool)
-	n, next, header := 0, 0, false
+	n, at, header := 0, 0, false
+	finish := func() {
+		name, _, _ := strings.Cut(vkey, "+")
+		switch {
+		case vkey == "":
+		case seen[vkey]:
+			l.skipped = append(l.skipped, fmt.Sprintf("line %d: the key stands twice", at))
+		case origin != "" && origin != "none" && origin != name:
+			l.skipped = append(l.skipped, fmt.Sprintf("line %d: the log %q is called otherwise than its key, %q", at, origin, name))
+		default:
+			if err := l.add(vkey, perDay); err != nil {
+				l.skipped = append(l.skipped, fmt.Sprintf("line %d: %v", at, err))
+			}
+		}
+		seen[vkey] = true
+		vkey, origin, perDay = "", "", 0
+	}
 	for line := range bytes.Lines(data) {
 		n++
 		line, ok := bytes.CutSuffix(line, []byte("\n"))
@@ -111,34 +128,23 @@ func (l *LogList) readNetworkList(data []byte) error {
 			continue
 		}
 		word, value, _ := strings.Cut(string(line), " ")
-		if word != words[next] || value == "" {
-			return fmt.Errorf("list of logs: line %d is not %q and a value", n, words[next])
+		if word == "vkey" {
+			finish()
+			vkey, at = value, n
+		}
+		if vkey == "" {
+			return fmt.Errorf("list of logs: line %d is not \"vkey\" and a key, by which a log begins", n)
 		}
 		switch word {
-		case "vkey":
-			vkey = value
-			if seen[vkey] {
-				return fmt.Errorf("list of logs: line %d: the key stands twice", n)
-			}
-			seen[vkey] = true
 		case "origin":
 			origin = value
 		case "qpd":
 			var err error
-			if perDay, err = parseSize(value); err != nil || perDay == 0 {
-				return fmt.Errorf("list of logs: line %d: the number of submissions a day is a positive decimal number", n)
-			}
-		case "contact":
-			if name, _, _ := strings.Cut(vkey, "+"); origin != "none" && origin != name {
-				l.skipped = append(l.skipped, fmt.Sprintf("line %d: the log %q is called otherwise than its key, %q", n, origin, name))
-			} else if err := l.add(vkey, perDay); err != nil {
-				l.skipped = append(l.skipped, fmt.Sprintf("line %d: %v", n, err))
+			if perDay, err = strconv.ParseFloat(value, 64); err != nil || !(perDay > 0 && perDay < 1e12) {
+				return fmt.Errorf("list of logs: line %d: %.40q is not a number of submissions a day", n, value)
 			}
 		}
-		next = (next + 1) % len(words)
 	}
-	if next != 0 {
-		return fmt.Errorf("list of logs: the last log has no line %q; the file may be cut off", words[next])
-	}
+	finish()
 	return nil
 }

@@ -1,5 +1,6 @@
 // Package witness holds both ends of c2sp.org/tlog-witness: the [Witness], which a third party runs and which cosigns what
-// logs submit, and the quorum of witnesses that a log asks.
+// logs submit, and the [Quorum] of witnesses that a log asks; and [Probe], which asks any witness whether it keeps to the
+// specification.
 //
 // A witness has never seen an entry. It says one thing: at this time the largest tree that I had seen of this log was this
 // one, and it continues all those that I had seen before. What is always true of the one here:
@@ -224,7 +225,7 @@ func (w *Witness) SetLogs(list *LogList) error {
 		l := w.state(origin)
 		rate := orDefault(w.c.Limits.Log, 10)
 		if listed.perDay > 0 && rate > 0 {
-			rate = float64(listed.perDay) / (24 * 60 * 60)
+			rate = listed.perDay / (24 * 60 * 60)
 		}
 		if l.limit == nil || l.limit.rate != rate {
 			l.limit = newBucket(rate)

@@ -712,6 +712,33 @@ func TestStoreFaults(t *testing.T) {
 	}
 }
 
+// One that died before it put a file into its place has not accepted it, and is in nobody's way.
+func TestDiedBeforeRename(t *testing.T) {
+	dir := t.TempDir()
+	store := openStore(t, dir)
+	w, l := newWitness(t, Config{State: store})
+	submits(t, w, l.body(0, 4), 200)
+	store.Close()
+	sum := originSum(l.origin)
+	if err := os.WriteFile(filepath.Join(dir, "logs", sum, sum+".new"), l.sign(l.at(9))[:50], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// And one of a log that had nothing before.
+	other, line := newSmallLog("log.example/other")
+	if err := os.MkdirAll(filepath.Join(dir, "logs", originSum(other.origin)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w, _ = newWitness(t, Config{State: openStore(t, dir), Logs: logList(t, string(logKeyLine(l)), line)})
+	if got := submits(t, w, l.body(0, 9), 409); got != "4\n" {
+		t.Errorf("%q", got)
+	}
+	submits(t, w, l.body(4, 9), 200)
+	submits(t, w, other.body(0, 3), 200)
+	if n := len(must(ReadStore(dir))); n != 2 {
+		t.Errorf("%d logs are remembered", n)
+	}
+}
+
 // A damaged file is never taken for another tree: its log is refused, alone, until the right one is put back.
 func TestDamagedState(t *testing.T) {
 	dir := t.TempDir()

@@ -97,7 +97,7 @@ func seal(raw []byte) {
 }
 
 func (b *Bundle) appendBody(dst []byte) ([]byte, error) {
-	if !isText([]byte(b.Origin)) || !isText(b.Checkpoint) {
+	if !record.IsText([]byte(b.Origin)) || !record.IsText(b.Checkpoint) {
 		return nil, errors.New("verify: a bundle's origin and checkpoint are text; one has control characters or is not UTF-8")
 	}
 	if len(b.Sessions) == 0 {
@@ -198,7 +198,7 @@ func (f *Field) append(dst []byte) ([]byte, error) {
 	}
 	dst = append(append(dst, `{"name":"`...), f.Shown.Name...)
 	dst = base64.StdEncoding.AppendEncode(append(dst, `","salt":"`...), f.Shown.Salt[:])
-	if isText(f.Shown.Value) {
+	if record.IsText(f.Shown.Value) {
 		dst = appendString(append(dst, `","text":`...), f.Shown.Value)
 	} else {
 		dst = base64.StdEncoding.AppendEncode(append(dst, `","base64":"`...), f.Shown.Value)
@@ -221,20 +221,6 @@ func checkRaw(b []byte) error {
 		return errors.New("an entry in a bundle is a JSON object")
 	}
 	return nil
-}
-
-// isText says whether a value is written as text: valid UTF-8 whose only control characters (U+0000 to U+001F, U+007F
-// to U+009F) are tab, line feed and carriage return.
-func isText(v []byte) bool {
-	for i, c := range v {
-		switch {
-		case c < ' ' && c != '\t' && c != '\n' && c != '\r', c == 0x7f:
-			return false
-		case c == 0xc2 && i+1 < len(v) && v[i+1] < 0xa0:
-			return false
-		}
-	}
-	return utf8.Valid(v)
 }
 
 // appendString appends text as a JSON string. Five characters are escaped, each in one way; all others stand as they are.

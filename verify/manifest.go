@@ -130,7 +130,7 @@ func (m *Manifest) check() error {
 
 // isLine says whether s is text, of a length that a name may have, without a line break or a tab.
 func isLine(s string) bool {
-	return s != "" && len(s) <= maxManifestName && isText([]byte(s)) && !strings.ContainsAny(s, "\t\n\r")
+	return s != "" && len(s) <= maxManifestName && record.IsText([]byte(s)) && !strings.ContainsAny(s, "\t\n\r")
 }
 
 // ParseManifest is the exact inverse of Append: it accepts the bytes that Append writes and no others.

@@ -164,7 +164,7 @@ func (s *scanner) field() Field {
 	} else {
 		s.lit(`base64":"`)
 		f.Value = s.base64(base64.StdEncoding.EncodedLen(record.MaxRecord))
-		if s.err == nil && isText(f.Value) {
+		if s.err == nil && record.IsText(f.Value) {
 			s.fail("the field %q is text and stands in base64", f.Name)
 		}
 		s.lit(`"`)
@@ -280,7 +280,7 @@ func (s *scanner) text() []byte {
 		return nil
 	}
 	raw := rest[:n:n]
-	if bytes.ContainsAny(raw, "\t\n\r") || !isText(raw) {
+	if bytes.ContainsAny(raw, "\t\n\r") || !record.IsText(raw) {
 		s.fail("a string with a control character, or not UTF-8")
 		return nil
 	}

@@ -1,6 +1,6 @@
 // Package verify is the auditor: it believes nothing, holds no key, and answers claim by claim.
 //
-// It reads what somebody else hands over — a bundle of sessions, a proof, a whole log — and says of each [Claim] that it
+// It reads what somebody else hands over — a bundle of sessions, a receipt, a proof, a whole log — and says of each [Claim] that it
 // holds or that it is false. What is always true:
 //
 //   - nothing is believed but the keys of the policy: every other byte is hashed up to a checkpoint that they signed;
@@ -8,7 +8,8 @@
 //   - a report says what it does not prove, in its own words, whether anybody asked or not;
 //   - no input makes it read or write a file, reach a network, or hold more than a small multiple of the input in memory.
 //
-// BUNDLE.md beside this file has the format of a bundle, byte by byte, for whoever checks the same claims again.
+// BUNDLE.md and RECEIPT.md beside this file have the formats of a bundle and a receipt, byte by byte, for whoever checks
+// the same claims again.
 package verify
 
 import (

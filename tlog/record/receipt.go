@@ -41,7 +41,8 @@ type ReceiptEntry struct {
 	Fields []ReceiptField // all of its record, in the order of the record tree; none if the record is not in the receipt
 }
 
-// A ReceiptField is one field of a record: shown, or kept, its value being left to the caller who has it, or withheld.
+// A ReceiptField is one field of a record: shown, or withheld, or, if it is the body, without its value, which the caller
+// has itself.
 type ReceiptField struct {
 	Name  string // "" if it is withheld
 	Salt  [SaltBytes]byte
@@ -54,7 +55,7 @@ func (f *Field) Shown() ReceiptField {
 	return ReceiptField{Name: f.Name, Salt: f.Salt, Value: append([]byte{}, f.Value...)}
 }
 
-// Kept returns a field without its value.
+// Kept returns a body without its value.
 func (f *Field) Kept() ReceiptField {
 	return ReceiptField{Name: f.Name, Salt: f.Salt, Leaf: f.Hash()}
 }
@@ -173,6 +174,8 @@ func (e *ReceiptEntry) file() (entryFile, error) {
 			continue
 		case CheckName(d.Name) != nil:
 			return f, CheckName(d.Name)
+		case d.Value == nil && d.Name != FieldBody: // what it is called nothing would vouch for
+			return f, fmt.Errorf("record: a field of a receipt that has a name and no value is the %s, not %q", FieldBody, d.Name)
 		case d.Value == nil:
 			f.Fields[i].Leaf = &d.Leaf
 		case IsText(d.Value):

@@ -98,7 +98,8 @@ var receiptForm = func() *regexp.Regexp {
 	base64 := func(n string) string {
 		return `"(?:[A-Za-z0-9+/]{4}){` + n + `}(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|)"`
 	}
-	field := `(?:\{"name":"[a-z0-9._-]{1,64}","salt":"[A-Za-z0-9+/]{21}[AQgw]==","(?:text":` + text + `|base64":` + base64("0,") + `|leaf":"` + hash + `")\}|\{"withheld":"` + hash + `"\})`
+	salt := `","salt":"[A-Za-z0-9+/]{21}[AQgw]==","`
+	field := `\{(?:"name":"[a-z0-9._-]{1,64}` + salt + `(?:text":` + text + `|base64":` + base64("0,") + `)|"name":"body` + salt + `leaf":"` + hash + `"|"withheld":"` + hash + `")\}`
 	entry := func(fields string) string {
 		return `\{"index":(?:` + num + `),"entry":\{.*\},"proof":(?:null|\[(?:"` + hash + `"(?:,"` + hash + `")*)?\]),"fields":\[` + fields + `\]\}`
 	}
@@ -178,6 +179,7 @@ func TestReceiptHasOneForm(t *testing.T) {
 		"text in base64":           {odd, `"text":"x"`, `"base64":"eA=="`},
 		"base64 of loose bits":     {odd, `"base64":"AA=="`, `"base64":"AB=="`},
 		"base64 with a line break": {odd, `"base64":"AA=="`, `"base64":"AA==\n"`},
+		"a kept field not a body":  {good, `"name":"body"`, `"name":"bodz"`},
 		"a value and a leaf":       {odd, `"text":"x"`, `"text":"x","leaf":"` + hashOf("x").String() + `"`},
 		"neither value nor leaf":   {odd, `,"text":"x"`, ``},
 		"a name and withheld":      {odd, `"text":"x"`, `"withheld":"` + hashOf("x").String() + `"`},
@@ -224,6 +226,7 @@ func TestReceiptIsNotWritten(t *testing.T) {
 		"of an entry not JSON":    func(r *Receipt) { r.Entries[0].Bytes = []byte("{") },
 		"of no entry":             func(r *Receipt) { r.Start.Bytes = nil },
 		"of a field's bad name":   func(r *Receipt) { r.Entries[0].Fields[0].Name = "A" },
+		"of a name and nothing":   func(r *Receipt) { r.Entries[0].Fields[0] = ReceiptField{Name: "x"} },
 		"of 65 fields":            func(r *Receipt) { r.Entries[0].Fields = slices.Repeat(r.Entries[0].Fields[:1], 65) },
 		"that is too large": func(r *Receipt) {
 			r.Entries[0].Fields[0] = (&Field{Name: "x", Value: make([]byte, MaxReceipt)}).Shown()

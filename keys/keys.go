@@ -120,7 +120,7 @@ func (c Credential) fromEnv(lookup func(string) (string, bool)) (Secret, error) 
 	if !ok {
 		return Secret{}, fmt.Errorf("keys: environment variable %s is not set", c.Env)
 	}
-	s, err := parseCredential([]byte(v))
+	s, err := ParseCredential([]byte(v))
 	if err != nil {
 		return Secret{}, fmt.Errorf("keys: environment variable %s %w", c.Env, err)
 	}
@@ -137,7 +137,7 @@ func (c Credential) fromFile() (Secret, error) {
 	if err != nil {
 		return Secret{}, fmt.Errorf("keys: credential: %w", err)
 	}
-	s, err := parseCredential(b)
+	s, err := ParseCredential(b)
 	if err != nil {
 		return Secret{}, fmt.Errorf("keys: credential file %s %w", c.File, err)
 	}
@@ -157,9 +157,10 @@ func isEnvName(s string) bool {
 	return s != ""
 }
 
-// parseCredential checks b and copies it. Its errors continue a sentence whose subject is
-// the place b was read from, and tell positions, never content.
-func parseCredential(b []byte) (Secret, error) {
+// ParseCredential makes a Secret of what was read of a credential, by the rules of
+// Credential.Load. Its errors continue a sentence whose subject is the place b was read
+// from, and tell positions, never content.
+func ParseCredential(b []byte) (Secret, error) {
 	b = bytes.TrimSuffix(b, []byte("\n"))
 	switch {
 	case len(b) == 0:

@@ -179,7 +179,7 @@ func FuzzCredential(f *testing.F) {
 	f.Add([]byte("\r\n"))
 	f.Add([]byte{0xff})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := parseCredential(b)
+		s, err := ParseCredential(b)
 		if err != nil {
 			return
 		}

@@ -27,7 +27,8 @@ var errScheme = errors.New("keys: a reference begins with file:, vault:, awskms:
 //
 //	file:PATH                                   a file on this machine; PATH is all that follows
 //	vault:MOUNT/NAME?version=N                  a key of a transit engine; MOUNT may have slashes, NAME has none
-//	vault:MOUNT/PATH#FIELD                      a field of a KV v2 secret, for what is not a key; MOUNT has no slash
+//	vault:MOUNT/PATH#FIELD                      a field of a KV v2 secret, for what is not a key; MOUNT has no slash.
+//	                                            Without #FIELD, where the anchors of logs lie
 //	awskms:KEY                                  a key's id or ARN, or alias/NAME; keys there have no versions
 //	gcpkms:projects/P/locations/L/keyRings/R/cryptoKeys/K?version=N
 //	azurekms:NAME.vault.azure.net/KEY?version=V V is 32 hex digits

@@ -25,8 +25,9 @@ import (
 
 // A maker signs manifests in tests. Its signatures are the same every time.
 type maker struct {
-	vkey string
-	sign func(msg []byte) []byte
+	vkey  string
+	sign  func(msg []byte) []byte
+	keyid string // what it says in an envelope
 }
 
 func ed25519Maker(name string) maker {
@@ -37,7 +38,7 @@ func ed25519Maker(name string) maker {
 	if err != nil {
 		panic(err)
 	}
-	return maker{vkey, func(msg []byte) []byte { return ed25519.Sign(key, msg) }}
+	return maker{vkey: vkey, sign: func(msg []byte) []byte { return ed25519.Sign(key, msg) }}
 }
 
 func ecdsaMaker(t testing.TB, name string) maker {
@@ -51,7 +52,7 @@ func ecdsaMaker(t testing.TB, name string) maker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return maker{vkey, func(msg []byte) []byte {
+	return maker{vkey: vkey, sign: func(msg []byte) []byte {
 		sum := sha256.Sum256(msg)
 		sig, err := key.Sign(nil, sum[:], crypto.SHA256) // deterministic, RFC 6979
 		if err != nil {
@@ -70,21 +71,21 @@ func (m maker) verifier(t testing.TB) note.Verifier {
 	return v
 }
 
-// enclose writes an envelope, as DSSE's own library does.
+// enclose writes an envelope, as keys/kms does.
 func enclose(kind string, payload []byte, by ...maker) []byte {
 	type sig struct {
-		KeyID string `json:"keyid"`
+		KeyID string `json:"keyid,omitempty"`
 		Sig   []byte `json:"sig"`
 	}
 	var sigs []sig
 	for _, m := range by {
-		sigs = append(sigs, sig{keyOf(m.vkey), m.sign(preAuth(kind, payload))})
+		sigs = append(sigs, sig{m.keyid, m.sign(preAuth(kind, payload))})
 	}
 	raw, _ := json.Marshal(struct {
-		PayloadType string `json:"payloadType"`
 		Payload     []byte `json:"payload"`
+		PayloadType string `json:"payloadType"`
 		Signatures  []sig  `json:"signatures"`
-	}{kind, payload, sigs})
+	}{payload, kind, sigs})
 	return raw
 }
 
@@ -181,16 +182,16 @@ func TestCheckManifest(t *testing.T) {
 		{name: "untouched", envelope: whole},
 		{name: "by either", envelope: whole, makers: []maker{ec, ed}},
 		{name: "a second signature of nobody known", envelope: enclose(ManifestType, payload, other, ed)},
-		{name: "one maker's signature under another's key id", envelope: enclose(ManifestType, payload, maker{other.vkey, ed.sign})},
-		{name: "a signature that fails beside one that does not", envelope: enclose(ManifestType, payload, maker{ed.vkey, other.sign}, ed)},
+		{name: "one maker's signature under another's key id", envelope: enclose(ManifestType, payload, maker{"", ed.sign, keyOf(other.vkey)})},
+		{name: "a signature that fails beside one that does not", envelope: enclose(ManifestType, payload, maker{"", other.sign, keyOf(ed.vkey)}, ed)},
 		{name: "renamed", envelope: signed(func(m *Manifest) { m.Name = "b" })},
 		{name: "nobody is believed", envelope: whole, makers: []maker{}, wrong: ManifestSigned},
 		{name: "another maker", envelope: whole, makers: []maker{other, ec}, wrong: ManifestSigned},
-		{name: "another maker's signature", envelope: enclose(ManifestType, payload, maker{ed.vkey, other.sign}), wrong: ManifestSigned},
-		{name: "a signature of nothing", envelope: enclose(ManifestType, payload, maker{ed.vkey, func([]byte) []byte { return []byte{} }}), wrong: ManifestSigned},
+		{name: "another maker's signature", envelope: enclose(ManifestType, payload, maker{"", other.sign, keyOf(ed.vkey)}), wrong: ManifestSigned},
+		{name: "a signature of nothing", envelope: enclose(ManifestType, payload, maker{sign: func([]byte) []byte { return []byte{} }}), wrong: ManifestSigned},
 		{name: "no signature", envelope: bytes.Replace(enclose(ManifestType, payload), []byte("null"), []byte("[]"), 1), wrong: ManifestSigned},
-		{name: "signed without the type", envelope: enclose(ManifestType, payload, maker{ed.vkey, func([]byte) []byte { return ed.sign(payload) }}), wrong: ManifestSigned},
-		{name: "signed as another type", envelope: enclose(ManifestType, payload, maker{ed.vkey, func([]byte) []byte { return ed.sign(preAuth("text/plain", payload)) }}), wrong: ManifestSigned},
+		{name: "signed without the type", envelope: enclose(ManifestType, payload, maker{sign: func([]byte) []byte { return ed.sign(payload) }}), wrong: ManifestSigned},
+		{name: "signed as another type", envelope: enclose(ManifestType, payload, maker{sign: func([]byte) []byte { return ed.sign(preAuth("text/plain", payload)) }}), wrong: ManifestSigned},
 		{name: "another payload", envelope: bytes.Replace(whole, []byte(base64.StdEncoding.EncodeToString(payload)), []byte(base64.StdEncoding.EncodeToString(bytes.Replace(payload, []byte("Ada"), []byte("Eva"), 1))), 1), wrong: ManifestSigned},
 		{name: "another type", envelope: enclose("text/plain", payload, ed), unreadable: "manifest"},
 		{name: "no manifest", envelope: enclose(ManifestType, []byte("{}"), ed), unreadable: "manifest"},
@@ -304,17 +305,19 @@ func TestManifestHasOneForm(t *testing.T) {
 func TestEnvelopeSpellings(t *testing.T) {
 	ed := ed25519Maker("maker.example/ed25519")
 	payload := appendManifest(t, dayManifest(t))
+	ed.keyid = keyOf(ed.vkey)
 	whole := string(enclose(ManifestType, payload, ed))
 	sig := base64.StdEncoding.EncodeToString(ed.sign(preAuth(ManifestType, payload)))
 	b64, url := base64.StdEncoding.EncodeToString(payload), base64.URLEncoding.EncodeToString(payload)
 	plain := `"payload":"` + b64 + `","payloadType":"` + ManifestType + `",`
 	for name, s := range map[string]string{
-		"as DSSE's library writes it": whole,
+		"with a key id":               whole,
+		"as DSSE's library writes it": `{"payloadType":"` + ManifestType + `","payload":"` + b64 + `","signatures":[{"keyid":"","sig":"` + sig + `"}]}`,
 		"indented":                    strings.NewReplacer(",", " ,\r\n\t", ":", " : ", "{", "{\n").Replace(strings.ReplaceAll(whole, `"keyid":"`+keyOf(ed.vkey)+`",`, "")),
 		"another order":               `{"signatures":[{"sig":"` + sig + `","keyid":""}],` + plain[:len(plain)-1] + `}`,
 		"no key id":                   `{` + plain + `"signatures":[{"sig":"` + sig + `"}]}`,
 		"the URL alphabet":            strings.NewReplacer(b64, url, sig, base64.URLEncoding.EncodeToString(ed.sign(preAuth(ManifestType, payload)))).Replace(whole),
-		"members unknown":             swap(swap(whole, `{"payloadType"`, `{"v":{"payload":[1,{"sig":2}]},"payloadType"`), `{"keyid"`, `{"cert":null,"keyid"`),
+		"members unknown":             swap(swap(whole, `{"payload"`, `{"v":{"payload":[1,{"sig":2}]},"payload"`), `{"keyid"`, `{"cert":null,"keyid"`),
 		"an escape":                   swap(whole, `"payloadType"`, `"\u0070ayloadType"`),
 		"a line break at the end":     whole + "\n",
 		"a signature of nothing, too": swap(whole, `"signatures":[`, `"signatures":[{"sig":""},`),

@@ -11,11 +11,13 @@ import (
 )
 
 // SignEnvelope returns payload in an envelope of DSSE 1.0.2 (https://github.com/secure-systems-lab/dsse), signed by each of
-// the signers: their Ed25519 signature, or that of ECDSA with SHA-256 in DER, over PAE(payloadType, payload), with the
-// name and id of their verifier keys as key id. It is what verify.CheckManifest reads when the payload is a bundle's
-// manifest. A signer whose key is of type 0x06 signs no such thing. ctx ends the asking between two signers.
+// the signers: their Ed25519 signature, or that of ECDSA with SHA-256 in DER, over PAE(payloadType, payload). It is what
+// verify.CheckManifest reads when the payload is a bundle's manifest. A signer whose key is of type 0x06 signs no such
+// thing. ctx ends the asking between two signers.
 //
-// It is written here and not by sigstore's package dsse because that brings an SSH library into every build, for key ids.
+// There are no key ids: DSSE forbids to rely on them, and sigstore passes over signatures whose id is not one of its own, an
+// SSH fingerprint. That is also why the envelope is written here and not by sigstore's package dsse: it brings an SSH
+// library into every build.
 func SignEnvelope(ctx context.Context, payloadType string, payload []byte, signers ...*keys.Signer) ([]byte, error) {
 	if payloadType == "" || strings.ContainsFunc(payloadType, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return nil, fmt.Errorf("keys/kms: %.100q is not the type of a payload, such as application/vnd.example+json", payloadType)
@@ -24,8 +26,7 @@ func SignEnvelope(ctx context.Context, payloadType string, payload []byte, signe
 		return nil, errors.New("keys/kms: no key to sign an envelope with")
 	}
 	type signed struct {
-		KeyID string `json:"keyid"`
-		Sig   []byte `json:"sig"`
+		Sig []byte `json:"sig"`
 	}
 	envelope := struct {
 		Payload     []byte   `json:"payload"`
@@ -41,7 +42,7 @@ func SignEnvelope(ctx context.Context, payloadType string, payload []byte, signe
 		if err != nil {
 			return nil, fmt.Errorf("envelope: %w", err)
 		}
-		envelope.Signatures = append(envelope.Signatures, signed{fmt.Sprintf("%s+%08x", s.Name(), s.KeyHash()), sig})
+		envelope.Signatures = append(envelope.Signatures, signed{sig})
 	}
 	return json.Marshal(envelope)
 }

@@ -16,6 +16,8 @@ package kms
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"errors"
 	"fmt"
 	"strings"
@@ -79,6 +81,9 @@ func (a *asker) verifierKey(ctx context.Context, origin string) (string, error) 
 		pub, err := a.sv.PublicKey(options.WithContext(ctx))
 		if err != nil {
 			return "", err
+		}
+		if k, ok := pub.(*ecdsa.PublicKey); ok && k.Curve != elliptic.P256() {
+			return "", fmt.Errorf("a key on %s; a log has one of ECDSA on P-256, or of Ed25519", k.Params().Name)
 		}
 		return tlog.LogVerifierKey(origin, pub)
 	})

@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
@@ -92,7 +93,7 @@ func (p PEM) load(b []byte) (signature.SignerVerifier, error) {
 	}
 	key, err := cryptoutils.UnmarshalPEMToPrivateKey(b, func(bool) ([]byte, error) { return password, nil })
 	if err != nil {
-		if len(password) > 0 && block.Type[0] == 'E' {
+		if strings.HasPrefix(block.Type, "ENCRYPTED ") {
 			return nil, errors.New("this key does not open with the password given, or is damaged")
 		}
 		return nil, errors.New("this is no private key, or a damaged one")

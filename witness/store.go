@@ -229,18 +229,12 @@ func (s *Store) Keep(ctx context.Context, c Contradiction) error {
 	if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
 		return nil
 	}
-	all, err := filepath.Glob(filepath.Join(s.dir, "evidence", "*", "*-*"))
+	of, all, err := s.countEvidence(dir, kind)
 	if err != nil {
-		return err
+		return fmt.Errorf("witness: %w", err)
 	}
-	of := 0
-	for _, path := range all {
-		if strings.HasPrefix(path, filepath.Join(dir, kind+"-")) {
-			of++
-		}
-	}
-	if of >= most || len(all) >= maxEvidence {
-		return fmt.Errorf("witness: there is enough evidence of this kind: %d of this log, %d of all; move some of %s away", of, len(all), filepath.Join(s.dir, "evidence"))
+	if of >= most || all >= maxEvidence {
+		return fmt.Errorf("witness: there is enough evidence of this kind: %d of this log, %d of all; move some of %s away", of, all, filepath.Join(s.dir, "evidence"))
 	}
 	temp := filepath.Join(dir, ".new") // and whatever one who died left there goes
 	if err := errors.Join(os.RemoveAll(temp), os.MkdirAll(temp, 0o755)); err != nil {
@@ -262,6 +256,33 @@ func (s *Store) Keep(ctx context.Context, c Contradiction) error {
 		}
 	}
 	return nil
+}
+
+// countEvidence returns how much there is of a kind in the directory of one log, and of all kinds in all of them.
+func (s *Store) countEvidence(dir, kind string) (of, all int, err error) {
+	logs, err := os.ReadDir(filepath.Dir(dir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, 0, err
+	}
+	for _, l := range logs {
+		if !l.IsDir() {
+			continue
+		}
+		kept, err := os.ReadDir(filepath.Join(filepath.Dir(dir), l.Name()))
+		if err != nil {
+			return 0, 0, err
+		}
+		for _, k := range kept {
+			if strings.HasPrefix(k.Name(), ".") {
+				continue // unfinished
+			}
+			all++
+			if l.Name() == filepath.Base(dir) && strings.HasPrefix(k.Name(), kind+"-") {
+				of++
+			}
+		}
+	}
+	return of, all, nil
 }
 
 func writeSynced(path string, content []byte) error {

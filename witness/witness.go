@@ -192,7 +192,7 @@ func New(ctx context.Context, c Config) (*Witness, error) {
 	if err != nil {
 		return nil, fmt.Errorf("witness: %w", err)
 	}
-	for _, origin := range origins {
+	for _, origin := range append(origins, c.Logs.Origins()...) {
 		w.mu.Lock()
 		l := w.state(origin)
 		w.mu.Unlock()
@@ -369,7 +369,7 @@ func (w *Witness) open(origin string, signed []byte) (*seen, error) {
 	w.mu.RUnlock()
 	n, err := note.Open(signed, note.VerifierList(keys...))
 	if err != nil {
-		return nil, fmt.Errorf("what is remembered of the log %q is signed by no key of this witness or of the log, so the file is damaged or another witness's; put the right one back: %w", origin, err)
+		return nil, fmt.Errorf("what is remembered of the log %q is signed by no key of this witness or of the log: the file is damaged, or all keys have changed; put the right file back, or list the log's former key as well until it is cosigned again: %w", origin, err)
 	}
 	if c.Origin != origin {
 		return nil, fmt.Errorf("what is remembered of the log %q is of %q", origin, c.Origin)
@@ -532,9 +532,9 @@ func (w *Witness) Health() error {
 	}
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	for _, l := range w.logs {
-		if l.broken.Load() {
-			errs = append(errs, fmt.Errorf("the state of the log %q cannot be read", l.origin))
+	for _, origin := range w.list.Origins() {
+		if w.logs[origin].broken.Load() {
+			errs = append(errs, fmt.Errorf("the state of the log %q cannot be read; see what was logged of it", origin))
 		}
 	}
 	return errors.Join(errs...)

@@ -62,7 +62,8 @@ type Reader interface {
 
 // A History is a Reader that also kept earlier checkpoints.
 type History interface {
-	// Sizes returns the tree sizes, ascending, of at most max kept checkpoints larger than after.
+	// Sizes returns the tree sizes, ascending, of at most max kept checkpoints larger than after. All of them stay, but for
+	// the newest, which a log that publishes often may keep only until the next.
 	Sizes(ctx context.Context, after uint64, max int) ([]uint64, error)
 	// CheckpointAt returns the kept checkpoint of exactly that size, or ErrNotFound.
 	CheckpointAt(ctx context.Context, size uint64) ([]byte, error)

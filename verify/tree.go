@@ -100,6 +100,9 @@ func (p *past) at(ctx context.Context, size uint64) ([]byte, error) {
 	}
 	p.sizes = p.sizes[1:]
 	signed, err := p.history.CheckpointAt(ctx, size)
+	if size == p.upTo && errors.Is(err, tlog.ErrNotFound) {
+		return nil, nil // it was the newest, is checked as such, and a newer one has taken its place in the log
+	}
 	if err != nil {
 		return nil, fmt.Errorf("kept checkpoint of size %d: %w", size, err)
 	}

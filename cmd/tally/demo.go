@@ -185,12 +185,13 @@ func (d *demonstration) run(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
-	h, calls, reads, err := d.house(d.c, slog.New(slog.NewTextHandler(log, nil)))
+	h, at, err := d.house(d.c, slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
 		return err
 	}
+	calls, reads := at.Calls, at.Reads
 	defer d.announce(d.c, reads)()
-	quarantined := h.Vault.Log.Quarantined()
+	quarantined := h.Vault.Quarantined()
 
 	key, err := os.ReadFile(filepath.Join(d.dir, "model.key"))
 	if err != nil {
@@ -201,7 +202,7 @@ func (d *demonstration) run(ctx context.Context) error {
 	mctx, stopModel := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopModel()
 	go func() { modelled <- model.Run(mctx, d.model) }()
-	go func() { served <- h.Run(ctx, calls, reads) }()
+	go func() { served <- h.Run(ctx, at) }()
 
 	policy := filepath.Join(d.dir, "policy")
 	env := []struct{ key, value string }{
@@ -210,7 +211,7 @@ func (d *demonstration) run(ctx context.Context) error {
 	if d.real == "" {
 		env = append(env, struct{ key, value string }{"MODEL", gatewaytest.ChatModel})
 	}
-	err = os.WriteFile(policy, []byte("log "+h.Vault.Signer.VerifierKey()+" "+d.url(reads)+"\nquorum none\n"), 0o600)
+	err = os.WriteFile(policy, []byte("log "+h.Vault.Key()+" "+d.url(reads)+"\nquorum none\n"), 0o600)
 	var session string
 	if err == nil && quarantined == nil {
 		err = d.answers(ctx, env[0].value)

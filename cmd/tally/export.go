@@ -40,7 +40,7 @@ func (s *source) url() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	b, err := os.ReadFile(filepath.Join(filepath.Dir(c.LogDir()), runningFile))
+	b, err := os.ReadFile(filepath.Join(c.Dir(), runningFile))
 	if err != nil {
 		return "", nil
 	}
@@ -133,8 +133,8 @@ With --all it copies the public log instead, entries and tiles and no content, i
 	return nil
 }
 
-// exportRunning asks a running log's desk. A session that has just been answered may not be published yet, and is asked
-// for again.
+// exportRunning asks a running log's desk. A session that has just been answered may not be published yet, or not be
+// cosigned, and is asked for again.
 func (t *tally) exportRunning(ctx context.Context, base, tokenFile string, who audit.Asker, id record.ID) ([]byte, error) {
 	token, err := t.operatorToken(base, tokenFile)
 	if err != nil {
@@ -159,7 +159,7 @@ func (t *tally) exportRunning(ctx context.Context, base, tokenFile string, who a
 			return nil, err
 		case resp.StatusCode == http.StatusOK:
 			return b, nil
-		case attempt < 4 && (resp.StatusCode == http.StatusConflict || resp.StatusCode == http.StatusNotFound):
+		case time.Since(id.Time()) < time.Minute && attempt < 60 && (resp.StatusCode == http.StatusConflict || resp.StatusCode == http.StatusNotFound):
 			select {
 			case <-time.After(250 * time.Millisecond):
 			case <-ctx.Done():
@@ -186,7 +186,7 @@ func (t *tally) exportClosed(ctx context.Context, s *source, who audit.Asker, id
 		return nil, errors.Join(err, v.Close())
 	}
 	err = assemble.While(ctx, v, pen, func(ctx context.Context) error {
-		if err := v.Log.Quarantined(); err != nil {
+		if err := v.Quarantined(); err != nil {
 			return err
 		}
 		bundle, err = desk.Export(ctx, who, id)

@@ -29,35 +29,56 @@ func (t *tally) serve(ctx context.Context, args []string) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(t.stderr, nil))
-	h, calls, reads, err := t.house(c, log)
+	h, at, err := t.house(c, log)
 	if err != nil {
 		return err
 	}
-	done := t.announce(c, reads)
+	done := t.announce(c, at.Reads)
 	defer done()
-	log.Info("serving", "gateway", "http://"+calls.Addr().String(), "log", "http://"+reads.Addr().String(), "origin", c.Origin, "key", h.Vault.Signer.VerifierKey())
-	if err := h.Vault.Log.Quarantined(); err != nil {
+	var what []any
+	if at.Calls != nil {
+		what = append(what, "gateway", "http://"+at.Calls.Addr().String())
+	}
+	what = append(what, "log", "http://"+at.Reads.Addr().String(), "origin", c.Origin)
+	if at.Appends != nil {
+		what = append(what, "appends", at.Appends.Addr().String())
+	}
+	if key := h.Vault.Key(); key != "" {
+		what = append(what, "key", key)
+	} else {
+		what = append(what, "kept_at", c.Log)
+	}
+	log.Info("serving", what...)
+	if err := h.Vault.Quarantined(); err != nil {
 		log.Error("the log is in quarantine: it serves reads and signs nothing", "why", err)
 	}
-	return h.Run(ctx, calls, reads)
+	return h.Run(ctx, at)
 }
 
-// house builds what a configuration says and opens its two listeners.
-func (t *tally) house(c *config.Config, log *slog.Logger) (h *assemble.House, calls, reads net.Listener, err error) {
-	if calls, err = listen("gateway.listen", c.Gateway.Listen); err != nil {
-		return nil, nil, nil, err
-	}
-	if reads, err = listen("listen", c.Listen); err != nil {
-		calls.Close()
-		return nil, nil, nil, err
+// house builds what a configuration says and opens its listeners.
+func (t *tally) house(c *config.Config, log *slog.Logger) (h *assemble.House, at assemble.Listeners, err error) {
+	var open []net.Listener
+	defer func() {
+		if err != nil {
+			for _, ln := range open {
+				ln.Close()
+			}
+		}
+	}()
+	for _, l := range []struct {
+		key, addr string
+		ln        *net.Listener
+	}{{"gateway.listen", c.Gateway.Listen, &at.Calls}, {"listen", c.Listen, &at.Reads}, {"serve_log.listen", c.ServeLog.Listen, &at.Appends}} {
+		if l.addr == "" {
+			continue
+		}
+		if *l.ln, err = listen(l.key, l.addr); err != nil {
+			return nil, at, err
+		}
+		open = append(open, *l.ln)
 	}
 	h, err = assemble.Build(c, t.env(log))
-	if err != nil {
-		calls.Close()
-		reads.Close()
-		return nil, nil, nil, err
-	}
-	return h, calls, reads, nil
+	return h, at, err
 }
 
 // env is what the rooms below get of the world. When the store cannot go on, the process ends at once: nothing that
@@ -86,7 +107,7 @@ func listen(key, addr string) (net.Listener, error) {
 
 // announce leaves, beside the operators' token, where the running log is found, and returns what takes it back.
 func (t *tally) announce(c *config.Config, reads net.Listener) func() {
-	path := filepath.Join(filepath.Dir(c.LogDir()), runningFile)
+	path := filepath.Join(c.Dir(), runningFile)
 	os.WriteFile(path, []byte("http://"+reads.Addr().String()+"\n"), 0o600)
 	state := t.remember(reads.Addr().String(), c.Operators)
 	return func() {

@@ -38,6 +38,12 @@ func (l *Log) judge(err error) error {
 	return err
 }
 
+// Contradict tells the log of two statements about it that no history can have, found by somebody else: it goes into
+// quarantine, with both as its evidence.
+func (l *Log) Contradict(f *tlog.ForkError) {
+	l.quarantine(&damageError{reason: f.Reason, a: f.A, b: f.B})
+}
+
 // quarantine stops everything but reading, for good, and writes down why.
 func (l *Log) quarantine(d *damageError) {
 	if d.a == nil && d.b == nil {

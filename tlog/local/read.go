@@ -142,7 +142,8 @@ func (l *Log) Sizes(ctx context.Context, after uint64, max int) ([]uint64, error
 	return sizes, err
 }
 
-// CheckpointAt implements [tlog.History]. Of the checkpoints that were published within a second the last is kept.
+// CheckpointAt implements [tlog.History]. Of the checkpoints that were published within a second the last is kept, so the
+// newest may be gone when the next has come.
 func (l *Log) CheckpointAt(ctx context.Context, size uint64) ([]byte, error) {
 	p := l.published.Load()
 	if p == nil || size > p.size {

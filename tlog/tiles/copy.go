@@ -69,6 +69,9 @@ func Copy(ctx context.Context, dst string, src tlog.Reader) (tlog.Checkpoint, er
 			return nil
 		}
 		old, err := history.CheckpointAt(ctx, size)
+		if size == c.Size && errors.Is(err, tlog.ErrNotFound) {
+			old, err = signed, nil // a newer one has taken its place in the log
+		}
 		if err != nil {
 			return fmt.Errorf("the kept checkpoint of size %d: %w", size, err)
 		}

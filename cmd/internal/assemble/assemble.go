@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +30,9 @@ import (
 	"github.com/tallystick/tallystick/tlog/latest"
 	"github.com/tallystick/tallystick/tlog/local"
 	"github.com/tallystick/tallystick/tlog/record"
+	"github.com/tallystick/tallystick/tlog/remote"
 	"github.com/tallystick/tallystick/tlog/tiles"
+	"github.com/tallystick/tallystick/witness"
 )
 
 // Env is what comes from outside the configuration.
@@ -40,56 +43,274 @@ type Env struct {
 	Software  string
 }
 
-// A Vault is a log with its keys: what can be written to and read from.
-type Vault struct {
-	Log    *local.Log
-	Signer *file.Signer
-	keys   ring.ByName
-	env    Env
+// Log is what the rooms above need of a log, wherever it is.
+type Log interface {
+	tlog.Log
+	tlog.History
+	Close() error
 }
 
-// OpenVault opens the log and the ring of data keys.
+// A Vault is a log with the keys of its records: what can be written to and read from.
+type Vault struct {
+	Log   Log
+	local *local.Log // Log, where it is in this process
+	key   string     // the log's verifier key, where it is
+	ring  *ring.Ring // nil where there are no records of our own
+	keys  ring.ByName
+	pens  []*remote.Log // of writers beside Log's own, where it is in another process
+	runs  []func(context.Context) error
+	c     *config.Config
+	env   Env
+}
+
+// OpenVault opens the log, or says where it is, and opens the ring of data keys.
 func OpenVault(c *config.Config, env Env) (*Vault, error) {
-	signer, err := file.Load(c.Key, c.Origin)
-	if err != nil {
+	v := &Vault{c: c, env: env}
+	open := v.openRemote
+	if c.HasLog() {
+		open = v.openLocal
+	}
+	if err := open(); err != nil {
 		return nil, err
+	}
+	if c.DataKeys.Dir == "" {
+		return v, nil
 	}
 	kek, err := file.LoadKEK(c.DataKeys.KEK)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, v.Close())
+	}
+	if v.ring, err = ring.Open(c.DataKeys.Dir, ring.Config{KEK: kek, Logger: env.Logger}); err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
+	v.keys = ring.ByName{Ring: v.ring}
+	v.runs = append(v.runs, v.ring.Run)
+	return v, nil
+}
+
+// openLocal opens the log in this process, with its witnesses and mirrors.
+func (v *Vault) openLocal() error {
+	c := v.c
+	lc, err := v.localConfig()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.LogDir(), 0o700); err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	l, err := local.Open(c.LogDir(), lc)
+	if err != nil {
+		return err
+	}
+	v.Log, v.local = l, l
+	v.runs = append(v.runs, l.Run)
+	policy := lc.Policy
+	if policy == nil {
+		policy = policyOf(lc.Origin, v.key)
+	}
+	client, err := v.outsideClient()
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	for _, m := range c.Mirrors {
+		mirror, err := witness.NewMirror(witness.MirrorConfig{
+			Policy: policy, Origin: c.Origin, Reader: l, Keys: m.Keys, Submission: m.Submission, Monitoring: m.Monitoring,
+			Interval: time.Duration(m.Interval), Client: client, Log: v.env.Logger,
+		})
+		if err != nil {
+			return errors.Join(err, l.Close())
+		}
+		v.runs = append(v.runs, func(ctx context.Context) error {
+			var fork *tlog.ForkError
+			if err := mirror.Run(ctx); errors.As(err, &fork) {
+				l.Contradict(fork) // the log says why it ended
+			} else if err != nil {
+				return err
+			}
+			return nil
+		})
+	}
+	return nil
+}
+
+// localConfig reads what a log in this process is made of.
+func (v *Vault) localConfig() (local.Config, error) {
+	c := v.c
+	signer, err := file.Load(c.Key, c.Origin)
+	if err != nil {
+		return local.Config{}, err
 	}
 	anchor, err := latest.Open(c.AnchorDir())
 	if err != nil {
-		return nil, err
+		return local.Config{}, err
 	}
-	if err := os.MkdirAll(c.LogDir(), 0o700); err != nil {
-		return nil, fmt.Errorf("log: %w", err)
-	}
-	l, err := local.Open(c.LogDir(), local.Config{
+	v.key = signer.VerifierKey()
+	out := local.Config{
 		Origin: c.Origin, Signer: signer, Verifier: signer.Verifier(), Latest: anchor, Head: c.Head,
-		Interval: time.Duration(c.Interval), Logger: env.Logger, Fatal: env.Fatal,
+		Interval: time.Duration(c.Interval), CosignEvery: time.Duration(c.Witnesses.Interval),
+		Unwitnessed: c.Witnesses.Unwitnessed, Logger: v.env.Logger, Fatal: v.env.Fatal,
+	}
+	for _, path := range c.AlsoKeys {
+		s, err := file.LoadCosigner(path)
+		if err != nil {
+			return out, err
+		}
+		pinned, err := tlog.NewLogVerifier(s.VerifierKey())
+		if err != nil {
+			return out, fmt.Errorf("also_keys: %s: %w", path, err)
+		}
+		out.Also = append(out.Also, local.Key{Signer: s, Verifier: pinned})
+	}
+	if c.Policy == "" {
+		return out, nil
+	}
+	text, err := os.ReadFile(c.Policy)
+	if err != nil {
+		return out, fmt.Errorf("policy: %w", err)
+	}
+	policy, err := tlog.ParsePolicy(text)
+	if err != nil {
+		return out, fmt.Errorf("policy %s: %w", c.Policy, err)
+	}
+	if !slices.ContainsFunc(policy.Logs(), func(l tlog.PolicyLog) bool { return l.Key == v.key }) {
+		return out, fmt.Errorf("policy %s: it does not have the key in %s; add the line: log %s", c.Policy, c.Key, v.key)
+	}
+	if !c.Witnesses.Uncosigned {
+		out.Policy = policy
+	}
+	if len(policy.Witnesses()) == 0 {
+		return out, nil
+	}
+	client, err := v.outsideClient()
+	if err != nil {
+		return out, err
+	}
+	w := c.Witnesses
+	out.Cosigner, err = witness.NewQuorum(witness.QuorumConfig{
+		Policy: policy, Origin: c.Origin, Monitoring: w.Monitoring, Grace: time.Duration(w.Grace), All: w.All, Wait: time.Duration(w.Wait),
+		Timeout: time.Duration(w.Timeout), Interval: time.Duration(w.Interval), Skew: time.Duration(w.Skew), Start: w.Start,
+		Client: client, Log: v.env.Logger,
 	})
+	return out, err
+}
+
+// policyOf believes a log by its key and asks for no witness.
+func policyOf(origin, vkey string) *tlog.Policy {
+	p, err := tlog.ParsePolicy([]byte("log " + vkey + "\nquorum none\n"))
+	if err != nil {
+		panic(err) // the key was made from a signer
+	}
+	return p
+}
+
+// outsideClient returns what carries requests to witnesses and mirrors, nil for their own.
+func (v *Vault) outsideClient() (*http.Client, error) {
+	if v.c.Witnesses.Roots == "" {
+		return nil, nil
+	}
+	roots, err := readRoots("witnesses.roots", v.c.Witnesses.Roots)
 	if err != nil {
 		return nil, err
 	}
-	r, err := ring.Open(c.DataKeys.Dir, ring.Config{KEK: kek, Logger: env.Logger})
-	if err != nil {
-		return nil, errors.Join(err, l.Close())
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	return &http.Client{Transport: t}, nil
+}
+
+func readRoots(key, path string) (*x509.CertPool, error) {
+	if path == "" {
+		return nil, nil
 	}
-	return &Vault{Log: l, Signer: signer, keys: ring.ByName{Ring: r}, env: env}, nil
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s: no certificate in %s", key, path)
+	}
+	return pool, nil
+}
+
+// openRemote says where the log is. Nothing is connected.
+func (v *Vault) openRemote() error {
+	l, err := v.remote(v.c.Gateway.ID)
+	if err != nil {
+		return err
+	}
+	v.Log = l
+	v.runs = append(v.runs, l.Run)
+	return nil
+}
+
+// remote returns the log in another process as one writer's.
+func (v *Vault) remote(writer string) (*remote.Log, error) {
+	c := v.c
+	out := remote.Config{URL: c.Log, Origin: c.Origin, Writer: writer, Logger: v.env.Logger}
+	if !c.LogAccess.Token.IsZero() {
+		token, err := c.LogAccess.Token.Load(v.env.LookupEnv)
+		if err != nil {
+			return nil, fmt.Errorf("log_access.token: %w", err)
+		}
+		out.Token = token
+	}
+	roots, err := readRoots("log_access.roots", c.LogAccess.Roots)
+	if err != nil {
+		return nil, err
+	}
+	out.TLS = &tls.Config{RootCAs: roots}
+	if c.LogAccess.TLS.Cert != "" {
+		cert, err := tls.LoadX509KeyPair(c.LogAccess.TLS.Cert, c.LogAccess.TLS.Key)
+		if err != nil {
+			return nil, fmt.Errorf("log_access.tls: %w", err)
+		}
+		out.TLS.Certificates = []tls.Certificate{cert}
+	}
+	return remote.New(out)
+}
+
+// Key returns the log's verifier key, or "" where the log is in another process.
+func (v *Vault) Key() string { return v.key }
+
+// Quarantined returns why the log in this process is in quarantine, or nil.
+func (v *Vault) Quarantined() error {
+	if v.local == nil {
+		return nil
+	}
+	return v.local.Quarantined()
 }
 
 // Run keeps the log and the ring going until ctx ends.
-func (v *Vault) Run(ctx context.Context) error {
-	return together(ctx, v.Log.Run, v.keys.Ring.Run)
+func (v *Vault) Run(ctx context.Context) error { return together(ctx, v.runs...) }
+
+// Close closes all that was opened. Run must have returned.
+func (v *Vault) Close() error {
+	var errs []error
+	for _, p := range v.pens {
+		errs = append(errs, p.Close())
+	}
+	if v.Log != nil {
+		errs = append(errs, v.Log.Close())
+	}
+	if v.ring != nil {
+		errs = append(errs, v.ring.Close())
+	}
+	return errors.Join(errs...)
 }
 
-// Close closes both. Run must have returned.
-func (v *Vault) Close() error { return errors.Join(v.Log.Close(), v.keys.Ring.Close()) }
-
-// Desk makes a desk and the pen it writes with, which the caller runs.
+// Desk makes a desk and the pen it writes with, which the caller runs, before Run.
 func (v *Vault) Desk(id string) (*audit.Desk, *record.Writer, error) {
-	pen, err := record.NewWriter(record.WriterConfig{ID: id, Log: v.Log, Software: v.env.Software, Mode: "none", Heartbeat: time.Minute})
+	var log tlog.Appender = v.Log
+	if v.local == nil {
+		l, err := v.remote(id)
+		if err != nil {
+			return nil, nil, err
+		}
+		v.pens = append(v.pens, l)
+		v.runs = append(v.runs, l.Run)
+		log = l
+	}
+	pen, err := record.NewWriter(record.WriterConfig{ID: id, Log: log, Software: v.env.Software, Mode: "none", Heartbeat: time.Minute})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -97,87 +318,164 @@ func (v *Vault) Desk(id string) (*audit.Desk, *record.Writer, error) {
 	return d, pen, err
 }
 
-// A House is everything in one process.
+// A House is what runs in one process: the gateway and the log, or one of them.
 type House struct {
 	Vault   *Vault
-	Gateway *gateway.Gateway
+	Gateway *gateway.Gateway // nil in the log's own process
+	Appends *remote.Server   // for gateways in other processes; nil for none
 	api     http.Handler
-	pen     *record.Writer
+	pen     *record.Writer // the desk's; nil without a gateway
 	env     Env
+}
+
+// Listeners are where a house is spoken to. Those of what it does not have are nil.
+type Listeners struct {
+	Calls   net.Listener // for callers
+	Reads   net.Listener // for auditors
+	Appends net.Listener // for gateways in other processes
 }
 
 // Build makes a house of a configuration. The log is opened; nothing runs.
 func Build(c *config.Config, env Env) (*House, error) {
-	gc, err := gatewayConfig(c, env)
-	if err != nil {
-		return nil, err
-	}
-	token, err := operatorToken(c.Operators)
-	if err != nil {
-		return nil, err
+	var gc gateway.Config
+	var token []byte
+	var err error
+	if c.HasGateway() {
+		if gc, err = gatewayConfig(c, env); err != nil {
+			return nil, err
+		}
+		if token, err = operatorToken(c.Operators); err != nil {
+			return nil, err
+		}
 	}
 	v, err := OpenVault(c, env)
 	if err != nil {
 		return nil, err
 	}
 	h := &House{Vault: v, env: env}
-	gc.Log, gc.Keys = v.Log, v.keys
-	if h.Gateway, err = gateway.New(gc); err != nil {
-		return nil, errors.Join(err, v.Close())
+	mux := http.NewServeMux()
+	mux.Handle("/", tiles.Handler(v.Log, tiles.Options{Log: env.Logger}))
+	h.api = mux
+	if c.HasGateway() {
+		err = h.addGateway(c, gc, mux, token)
 	}
-	desk, pen, err := v.Desk(c.Gateway.ID + ".desk")
+	if err == nil && c.ServeLog.Listen != "" {
+		h.Appends, err = h.Vault.server()
+	}
 	if err != nil {
 		return nil, errors.Join(err, v.Close())
 	}
-	h.pen = pen
-	mux := http.NewServeMux()
-	mux.Handle("/", tiles.Handler(v.Log, tiles.Options{Log: env.Logger}))
-	mux.Handle(audit.Prefix, audit.Handler(desk, sha256.Sum256(token), env.Logger))
-	h.api = mux
 	return h, nil
 }
 
-// Run serves callers from calls and auditors from reads until ctx ends; both listeners are closed when it returns. The
-// order of going: callers, then the pens, then the log, which signs what they left.
-func (h *House) Run(ctx context.Context, calls, reads net.Listener) error {
+func (h *House) addGateway(c *config.Config, gc gateway.Config, mux *http.ServeMux, token []byte) (err error) {
+	gc.Log, gc.Keys = h.Vault.Log, h.Vault.keys
+	if h.Gateway, err = gateway.New(gc); err != nil {
+		return err
+	}
+	desk, pen, err := h.Vault.Desk(c.Gateway.ID + ".desk")
+	if err != nil {
+		return err
+	}
+	h.pen = pen
+	mux.Handle(audit.Prefix, audit.Handler(desk, sha256.Sum256(token), h.env.Logger))
+	return nil
+}
+
+// server makes the end of the log that gateways in other processes append to.
+func (v *Vault) server() (*remote.Server, error) {
+	s := v.c.ServeLog
+	out := remote.ServerConfig{Origin: v.c.Origin, Check: checkEntry, Logger: v.env.Logger}
+	for _, k := range s.Clients {
+		out.Clients = append(out.Clients, remote.Client{
+			Name: k.Name, Tokens: k.Tokens, Keys: k.Keys, Names: k.Names, Writers: k.Writers, Payloads: k.Payloads, Discard: k.Discard,
+		})
+	}
+	var err error
+	if out.Roots, err = readRoots("serve_log.roots", s.Roots); err != nil {
+		return nil, err
+	}
+	if s.TLS.Cert != "" {
+		cert, err := tls.LoadX509KeyPair(s.TLS.Cert, s.TLS.Key)
+		if err != nil {
+			return nil, fmt.Errorf("serve_log.tls: %w", err)
+		}
+		out.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	}
+	return remote.NewServer(v.local, out)
+}
+
+// checkEntry lets a writer append entries, and of them its own.
+func checkEntry(writer string, entry []byte) error {
+	e, err := record.ParseEntry(entry)
+	if err == nil && e.By != writer {
+		err = fmt.Errorf("an entry by %q from the writer %q", e.By, writer)
+	}
+	return err
+}
+
+// Run serves callers, gateways and auditors until ctx ends; all listeners are closed when it returns. The order of going:
+// callers and those who append, then the pens, then the log, which signs what they left.
+func (h *House) Run(ctx context.Context, at Listeners) error {
 	below := context.WithoutCancel(ctx)
 	vctx, stopVault := context.WithCancel(below)
 	defer stopVault()
 	vault := make(chan error, 1)
 	go func() { vault <- h.Vault.Run(vctx) }()
 
+	runs := []func(context.Context) error{func(ctx context.Context) error { return h.serveReads(ctx, at.Reads) }}
+	if h.Gateway != nil {
+		runs = append(runs,
+			func(ctx context.Context) error { return h.Gateway.Run(ctx, at.Calls) },
+			func(ctx context.Context) error {
+				err := h.pen.Run(ctx)
+				if errors.Is(err, tlog.ErrQuarantine) {
+					<-ctx.Done() // reads are served on; the log itself says at the end why
+					err = nil
+				}
+				return err
+			})
+	}
+	if h.Appends != nil {
+		runs = append(runs, func(ctx context.Context) error { return h.Appends.Run(ctx, at.Appends) })
+	}
+	if h.Gateway == nil {
+		// A gateway decides by its mode whether to go on without its log. Without one, a log that halted ends the process.
+		runs = append(runs, func(ctx context.Context) error {
+			select {
+			case err := <-vault:
+				vault <- err
+				return err
+			case <-ctx.Done():
+				return nil
+			}
+		})
+	}
+	err := together(ctx, runs...)
+	stopVault()
+	verr := <-vault
+	if err != nil && verr != nil && (errors.Is(err, verr) || errors.Is(err, tlog.ErrQuarantine) && errors.Is(verr, tlog.ErrQuarantine)) {
+		err = nil // said once is enough
+	}
+	return errors.Join(err, verr, h.Vault.Close())
+}
+
+// serveReads serves the log's public half, and the desk, to whoever reads.
+func (h *House) serveReads(ctx context.Context, reads net.Listener) error {
 	srv := &http.Server{
 		Handler: h.api, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(h.env.Logger.Handler(), slog.LevelDebug),
 	}
-	err := together(ctx,
-		func(ctx context.Context) error { return h.Gateway.Run(ctx, calls) },
-		func(ctx context.Context) error {
-			err := h.pen.Run(ctx)
-			if errors.Is(err, tlog.ErrQuarantine) {
-				<-ctx.Done() // reads are served on; the log itself says at the end why
-				err = nil
-			}
-			return err
-		},
-		func(ctx context.Context) error {
-			stop := context.AfterFunc(ctx, func() {
-				late, cancel := context.WithTimeout(below, 5*time.Second)
-				defer cancel()
-				srv.Shutdown(late)
-			})
-			defer stop()
-			if err := srv.Serve(reads); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("the read API: %w", err)
-			}
-			return nil
-		})
-	stopVault()
-	verr := <-vault
-	if errors.Is(err, tlog.ErrQuarantine) && errors.Is(verr, tlog.ErrQuarantine) {
-		err = nil // said once is enough
+	stop := context.AfterFunc(ctx, func() {
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		srv.Shutdown(late)
+	})
+	defer stop()
+	if err := srv.Serve(reads); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("the read API: %w", err)
 	}
-	return errors.Join(err, verr, h.Vault.Close())
+	return nil
 }
 
 // together runs all until ctx ends or one fails, ends the others then, and returns when all have.
@@ -210,7 +508,7 @@ func gatewayConfig(c *config.Config, env Env) (gateway.Config, error) {
 	}
 	l := g.Limits
 	out := gateway.Config{
-		ID: g.ID, Software: env.Software, Journal: g.Journal, Mode: mode, Hosts: g.Hosts, Linger: g.Linger,
+		ID: g.ID, Origin: c.Origin, Software: env.Software, Journal: g.Journal, Mode: mode, Hosts: g.Hosts, Linger: g.Linger,
 		Heartbeat: time.Duration(g.Heartbeat), Logger: env.Logger,
 		Limits: gateway.Limits{
 			Head: l.Head, Body: l.Body, Answer: l.Answer, Event: l.Event,
@@ -250,17 +548,8 @@ func gatewayConfig(c *config.Config, env Env) (gateway.Config, error) {
 		}
 		out.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
 	}
-	if g.Roots != "" {
-		pem, err := os.ReadFile(g.Roots)
-		if err != nil {
-			return out, fmt.Errorf("gateway.roots: %w", err)
-		}
-		out.Roots = x509.NewCertPool()
-		if !out.Roots.AppendCertsFromPEM(pem) {
-			return out, fmt.Errorf("gateway.roots: no certificate in %s", g.Roots)
-		}
-	}
-	return out, nil
+	out.Roots, err = readRoots("gateway.roots", g.Roots)
+	return out, err
 }
 
 // operatorToken reads the token of those who may export records, or makes one.
@@ -313,15 +602,14 @@ func While(ctx context.Context, v *Vault, pen *record.Writer, do func(context.Co
 
 // OpenReadOnly opens a closed log for reading what it published; its keys are not needed.
 func OpenReadOnly(c *config.Config, env Env) (*local.Log, error) {
-	signer, err := file.Load(c.Key, c.Origin)
+	if !c.HasLog() {
+		return nil, fmt.Errorf("the log %s is in another process; ask there, or read it with --log %s", c.Origin, c.Log)
+	}
+	v := &Vault{c: c, env: env}
+	lc, err := v.localConfig()
 	if err != nil {
 		return nil, err
 	}
-	anchor, err := latest.Open(c.AnchorDir())
-	if err != nil {
-		return nil, err
-	}
-	return local.Open(c.LogDir(), local.Config{
-		Origin: c.Origin, Verifier: signer.Verifier(), Latest: anchor, Head: c.Head, Logger: env.Logger, ReadOnly: true,
-	})
+	lc.ReadOnly = true
+	return local.Open(c.LogDir(), lc)
 }

@@ -343,10 +343,10 @@ func (l probeLine) time() uint64 { return binary.BigEndian.Uint64(l.blob) }
 // The lengths of cosignatures, with their times and without the key id.
 const (
 	edCosignature   = 8 + 64
-	mldsaCosignture = 8 + 2420
+	mldsaCosignature = 8 + 2420
 )
 
-// cosignatures reads the lines of an answer that are cosignatures by their length, and says whether all that was answered
+// cosignatureLines reads the lines of an answer that are cosignatures by their length, and says whether all that was answered
 // is signature lines.
 func cosignatureLines(answer string) (lines []probeLine, whole bool) {
 	if answer == "" || !strings.HasSuffix(answer, "\n") {
@@ -362,7 +362,7 @@ func cosignatureLines(answer string) (lines []probeLine, whole bool) {
 		if err != nil || len(b) < 4 {
 			return nil, false
 		}
-		if len(b) == 4+edCosignature || len(b) == 4+mldsaCosignture {
+		if len(b) == 4+edCosignature || len(b) == 4+mldsaCosignature {
 			lines = append(lines, probeLine{s.Name, s.Hash, b[4:]})
 		}
 	}

@@ -381,7 +381,7 @@ func cosignatureCases() []ProbeCase {
 				return appendSignatureLine(signed, "probe.invalid/somebody", p.c.Log.KeyHash(), make([]byte, 64))
 			}, nil),
 		accepts("signatures-16", Must, "MUST accept at least up to 16 signatures (signed-note)", "16 signatures, of which 15 are unknown", "200", 1, unknownLines(15, 64), nil),
-		accepts("signatures-16-large", Should, "Remember that post-quantum signatures can be up to nearly 5kB in size (signed-note)", "16 signatures, of which 15 are unknown ML-DSA-44 ones", "200", 1, unknownLines(15, mldsaCosignture), nil),
+		accepts("signatures-16-large", Should, "Remember that post-quantum signatures can be up to nearly 5kB in size (signed-note)", "16 signatures, of which 15 are unknown ML-DSA-44 ones", "200", 1, unknownLines(15, mldsaCosignature), nil),
 		{ID: "extension-lines", Level: Should, Asks: "a checkpoint with extension lines", Wants: "200, and the cosignatures cover them",
 			Says: "Extension lines MAY be included in the checkpoint by the log, and if present MUST be included in the cosigned message (tlog-cosignature)",
 			run: func(ctx context.Context, p *prober) outcome {
@@ -446,7 +446,7 @@ func cosignatureCases() []ProbeCase {
 				return outcome{"by " + strings.Join(did, ", "), Conforms}
 			}},
 		closer("answer-ml-dsa", Should, "Witnesses SHOULD use ML-DSA-44 cosignatures", "the same, for an ML-DSA-44 signature", "one at least", func(lines []probeLine, _ *prober) string {
-			if !slices.ContainsFunc(lines, func(l probeLine) bool { return len(l.blob) == mldsaCosignture }) {
+			if !slices.ContainsFunc(lines, func(l probeLine) bool { return len(l.blob) == mldsaCosignature }) {
 				return "there is none"
 			}
 			return ""
@@ -685,7 +685,7 @@ func subtreeCases() []ProbeCase {
 					return because(a, "there is no cosignature in it")
 				}
 				for _, l := range lines {
-					if len(l.blob) != mldsaCosignture || l.time() != 0 {
+					if len(l.blob) != mldsaCosignature || l.time() != 0 {
 						return because(a, fmt.Sprintf("%s signed with %d bytes and states %d", l.name, len(l.blob), l.time()))
 					}
 					for i, v := range p.verifiers {

@@ -342,7 +342,7 @@ func (l probeLine) time() uint64 { return binary.BigEndian.Uint64(l.blob) }
 
 // The lengths of cosignatures, with their times and without the key id.
 const (
-	edCosignature   = 8 + 64
+	edCosignature    = 8 + 64
 	mldsaCosignature = 8 + 2420
 )
 

@@ -55,6 +55,12 @@ func CheckReceipt(ctx context.Context, raw []byte, beside Beside, trust Trust) (
 	if beside.Log != nil {
 		err = c.log(ctx, beside.Log)
 	}
+	if c.rc.Start != nil && c.rc.Start.Proof == nil && !c.found {
+		r.notProven("that %s, the start entry of the boot, is in the log: whoever made the receipt may have made it too, with its key", subjectEntry(c.rc.Start.Index))
+	}
+	if c.alone > 0 && !c.found {
+		r.notProven("that the promise is kept: of %s there is no proof here; ask for the receipt again, or have it looked for in the log", count(c.alone, "entry", "entries"))
+	}
 	if c.rc.Checkpoint != nil {
 		r.notProvenOf(c.judge, c.tree)
 	} else {
@@ -94,6 +100,8 @@ type receiptCheck struct {
 	promised map[uint64]tlog.Hash // nil without a promise that is signed
 	at       record.Promise
 	judged   []statement // the session's entries
+	alone    int         // how many of them are promised and not proven
+	found    bool        // the log that is at hand proves every entry
 }
 
 // all returns the entries of the receipt, the start entry first if there is one.
@@ -136,9 +144,6 @@ func (c *receiptCheck) promise() {
 		err = fmt.Errorf("it promises another %s than the receipt has", strings.Join(missing, ", another "))
 	}
 	c.is(PromiseCovers, "promise", err, "%s", count(len(p.Leaves), "entry", "entries"))
-	if c.rc.Start.Proof == nil {
-		c.notProven("that %s, the start entry of the boot, is in the log: whoever made the receipt may have made it too, with its key", subjectEntry(c.rc.Start.Index))
-	}
 }
 
 // open returns what was promised, if it is a promise of the boot with that start entry.
@@ -184,7 +189,6 @@ func (c *receiptCheck) entry(e *record.ReceiptEntry) statement {
 
 // entries judges the entries of the session, each by itself and all together.
 func (c *receiptCheck) entries() {
-	alone := 0
 	for i := range c.rc.Entries {
 		e := &c.rc.Entries[i]
 		subject := subjectEntry(e.Index)
@@ -192,7 +196,7 @@ func (c *receiptCheck) entries() {
 		c.judged = append(c.judged, st)
 		if e.Proof == nil {
 			if c.promised[e.Index] == st.leaf {
-				alone++
+				c.alone++
 			} else {
 				c.isFalse(EntryInTree, subject, "it is neither proven nor promised")
 			}
@@ -211,13 +215,10 @@ func (c *receiptCheck) entries() {
 		}
 	}
 	tree := c.tree
-	if alone > 0 {
+	if c.alone > 0 {
 		tree = witnessed{} // an older one, whose witnesses say nothing of these entries
 	}
 	c.session(&Session{ID: c.rc.Session}, c.judged, tree, false)
-	if alone > 0 {
-		c.notProven("that the promise is kept: of %s there is no proof here yet; ask for the receipt again, or have it looked for in the log", count(alone, "entry", "entries"))
-	}
 }
 
 // receiptFields says whether the fields of a receipt are the record that the entry commits to, and how many have a value
@@ -331,7 +332,7 @@ func (c *receiptCheck) log(ctx context.Context, l tlog.Reader) error {
 			return err
 		}
 	}
-	found := 0
+	c.found = true
 	for _, e := range c.all() {
 		want, promised := c.promised[e.Index]
 		if !promised {
@@ -339,21 +340,24 @@ func (c *receiptCheck) log(ctx context.Context, l tlog.Reader) error {
 		}
 		if e.Index >= now.Size {
 			c.notProven("that %s is in the log: the log shows %d entries and has not got so far", subjectEntry(e.Index), now.Size)
+			c.found = false
 			continue
 		}
 		other, err := c.standsIn(ctx, ts, now, e.Index, want)
 		switch {
 		case err != nil:
+			c.found = false
 			return err
 		case other == want:
-			found++
+			continue
 		case promised:
 			c.isFalse(PromiseKept, subjectEntry(e.Index), evidence, want, now.Size, other)
 		default:
 			c.isFalse(EntryInTree, subjectEntry(e.Index), "in the tree that the log shows, of %d entries, it is another", now.Size)
 		}
+		c.found = false
 	}
-	if found == len(c.all()) {
+	if c.found {
 		claim := EntryInTree
 		if c.promised != nil {
 			claim = PromiseKept

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
+	"github.com/tallystick/tallystick/tlog/tiles"
 	"github.com/tallystick/tallystick/tlog/tlogtest"
 )
 
@@ -155,6 +156,29 @@ func TestReceiptVectors(t *testing.T) {
 	vector(t, "kept.policy", policy(t, "all", d.witnesses...).Policy.Text())
 	vector(t, "kept.request", d.own().Request)
 	vector(t, "kept.response", d.own().Response)
+	const dir = "testdata/kept.log"
+	if *write {
+		if _, err := tiles.Copy(t.Context(), dir, older{d.log, d.late}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := tiles.FromDir(dir, tiles.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, name := range []string{"kept.promise", "kept.receipt"} {
+		raw, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		beside := d.own()
+		beside.Log = l
+		if r, err := CheckReceipt(t.Context(), raw, beside, policy(t, "all", d.witnesses...)); err != nil || !r.OK() {
+			t.Errorf("%s beside its log: %v", name, err)
+			show(t, r)
+		}
+	}
 }
 
 func TestCheckReceiptHolds(t *testing.T) {
@@ -204,10 +228,10 @@ func TestCheckReceiptHolds(t *testing.T) {
 			proven, d.own(), both, append(kept, PromiseSigned, PromiseCovers, PromiseKept), nil, nil, []string{"start entry", "the promise is kept"},
 		},
 		"a promise that the log has kept": {
-			d.receipt(t, d.early), inLog, policy(t, ""), append(kept, PromiseKept, CheckpointsHonoured), nil, nil, nil,
+			d.receipt(t, d.early), inLog, policy(t, ""), append(kept, PromiseKept, CheckpointsHonoured), nil, nil, []string{"the promise is kept", "start entry"},
 		},
 		"a promise without a checkpoint that the log has kept": {
-			d.receipt(t, nil), inLog, policy(t, ""), append(kept, PromiseKept), []Claim{CheckpointsHonoured}, nil, nil,
+			d.receipt(t, nil), inLog, policy(t, ""), append(kept, PromiseKept), []Claim{CheckpointsHonoured}, nil, []string{"the promise is kept", "start entry"},
 		},
 		"a proof that the log bears out": {
 			d.receipt(t, d.late), inLog, policy(t, ""), append(kept, CheckpointsHonoured), []Claim{PromiseKept}, nil, nil,

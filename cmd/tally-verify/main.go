@@ -1,5 +1,5 @@
-// Command tally-verify is the auditor's: it checks a bundle, a proof or a whole log against a policy, believes nobody
-// else, and holds no key. See tally-verify --help.
+// Command tally-verify is the auditor's: it checks a bundle, a receipt, a proof or a whole log against a policy,
+// believes nobody else, and holds no key. See tally-verify --help.
 package main
 
 import (

@@ -35,10 +35,8 @@ func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
-			for _, f := range []string{"day.bundle", "day.policy", "day.tlog-proof"} {
-				if err := copyFile(filepath.Join(env.WorkDir, f), filepath.Join("../../verify/testdata", f)); err != nil {
-					return err
-				}
+			if err := os.CopyFS(env.WorkDir, os.DirFS("../../verify/testdata")); err != nil {
+				return err
 			}
 			if err := bareProof(env.WorkDir); err != nil {
 				return err
@@ -53,14 +51,6 @@ func TestStories(t *testing.T) {
 			"sparse": sparse,
 		},
 	})
-}
-
-func copyFile(to, from string) error {
-	data, err := os.ReadFile(from)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(to, data, 0o644)
 }
 
 // bareProof makes a proof file without its entry, and the entry.

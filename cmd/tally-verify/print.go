@@ -35,6 +35,9 @@ type evidence struct {
 
 // unread reports that a file could not be read, under the claim that it can.
 func (v *invocation) unread(c verify.Claim, what string, err error) (int, error) {
+	if usage := new(cli.UsageError); errors.As(err, &usage) {
+		return 0, err
+	}
 	r := verify.Report{Findings: []verify.Finding{{Claim: c, Subject: what, Detail: err.Error()}}}
 	return v.report(r, &verify.Unreadable{What: what, Err: err})
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tallystick/tallystick/cmd/internal/cli"
 	"github.com/tallystick/tallystick/tlog"
+	"github.com/tallystick/tallystick/tlog/record"
 	"github.com/tallystick/tallystick/tlog/tiles"
 	"github.com/tallystick/tallystick/verify"
 )
@@ -27,6 +28,10 @@ Checks what somebody hands you against keys that you trust, and says claim by
 claim what holds, what is false, and what is not proven.
 
   bundle FILE                 sessions with their entries, proofs and checkpoint
+  receipt FILE                what a caller kept of a call: a promise, or a proof
+      [--request FILE]        and that these are the bytes that were sent,
+      [--response FILE]       and these the ones that came back
+      [--url URL | --dir DIR] and that the log still says so
   proof FILE [--entry FILE]   one entry (.tlog-proof); its bytes, if FILE lacks them
   log --url URL | --dir DIR   every entry, tile and kept checkpoint of a log: no
                               number, session or heartbeat missing, no time false
@@ -94,12 +99,13 @@ func (v *invocation) run(ctx context.Context, args []string) (int, error) {
 	fs.BoolVar(&v.json, "json", false, "")
 	fs.Func("checkpoint", "", func(s string) error { v.checkpoints = append(v.checkpoints, s); return nil })
 	entry, url, dir := fs.String("entry", "", ""), fs.String("url", "", ""), fs.String("dir", "", "")
+	request, response := fs.String("request", "", ""), fs.String("response", "", "")
 	args, err := cli.Parse(fs, args)
 	if err != nil {
 		return 0, err
 	}
 	if len(args) == 0 {
-		return 0, cli.Usagef("what shall it check? A bundle, a proof, or a log.")
+		return 0, cli.Usagef("what shall it check? A bundle, a receipt, a proof, or a log.")
 	}
 	command, args := args[0], args[1:]
 	given := make(map[string]bool)
@@ -107,15 +113,21 @@ func (v *invocation) run(ctx context.Context, args []string) (int, error) {
 	switch {
 	case given["entry"] && command != "proof":
 		return 0, cli.Usagef("--entry goes with proof.")
-	case (given["url"] || given["dir"] || given["checkpoint"]) && command != "log":
-		return 0, cli.Usagef("--url, --dir and --checkpoint go with log.")
+	case (given["request"] || given["response"]) && command != "receipt":
+		return 0, cli.Usagef("--request and --response go with receipt.")
+	case given["checkpoint"] && command != "log":
+		return 0, cli.Usagef("--checkpoint goes with log.")
+	case (given["url"] || given["dir"]) && command != "log" && command != "receipt":
+		return 0, cli.Usagef("--url and --dir go with log, and with receipt.")
+	case given["url"] && given["dir"]:
+		return 0, cli.Usagef("--url and --dir are two answers to one question; give one.")
 	}
 	switch command {
 	case "help":
 		return 0, flag.ErrHelp
 	case "version":
 		return v.version(args)
-	case "bundle", "proof":
+	case "bundle", "proof", "receipt":
 		if len(args) != 1 {
 			return 0, cli.Usagef("%s takes one FILE, not %d.", command, len(args))
 		}
@@ -135,6 +147,8 @@ func (v *invocation) run(ctx context.Context, args []string) (int, error) {
 		return v.bundle(args[0], trust)
 	case "proof":
 		return v.proof(args[0], *entry, trust)
+	case "receipt":
+		return v.receipt(ctx, args[0], *request, *response, *url, *dir, trust)
 	}
 	return v.log(ctx, *url, *dir, trust)
 }
@@ -171,26 +185,67 @@ func (v *invocation) proof(file, entryFile string, trust verify.Trust) (int, err
 	return v.report(r, err)
 }
 
+func (v *invocation) receipt(ctx context.Context, file, request, response, url, dir string, trust verify.Trust) (int, error) {
+	raw, err := v.read(file, record.MaxReceipt)
+	if err != nil {
+		return v.unread(verify.ReceiptReadable, "receipt", err)
+	}
+	var beside verify.Beside
+	piped := file == "-"
+	for _, b := range []struct {
+		what, file string
+		into       *[]byte
+	}{{"request", request, &beside.Request}, {"response", response, &beside.Response}} {
+		if b.file == "" {
+			continue
+		}
+		if b.file == "-" && piped {
+			return 0, cli.Usagef("only one of the files can come from standard input.")
+		}
+		piped = piped || b.file == "-"
+		got, err := v.read(b.file, record.MaxRecord)
+		if err != nil {
+			return v.unread(verify.ReceiptReadable, b.what, err)
+		}
+		*b.into = append([]byte{}, got...) // a body of no bytes is one all the same
+	}
+	if url != "" || dir != "" {
+		l, done, err := v.place(url, dir)
+		if err != nil {
+			return v.unread(verify.LogReadable, "log", err)
+		}
+		defer done()
+		beside.Log = l
+	}
+	return v.report(verify.CheckReceipt(ctx, raw, beside, trust))
+}
+
+// place opens a log where it is to be found, and returns with what to let go of it.
+func (v *invocation) place(url, dir string) (tlog.Reader, func() error, error) {
+	if dir != "" {
+		d, err := tiles.FromDir(dir, tiles.Limits{})
+		if err != nil {
+			return nil, nil, err
+		}
+		return d, d.Close, nil
+	}
+	u, err := tiles.FromURL(url, &http.Client{Timeout: time.Minute}, tiles.Limits{})
+	if err != nil {
+		return nil, nil, cli.Usagef("--url: %s", cli.Escape(err.Error()))
+	}
+	return u, func() error { return nil }, nil
+}
+
 func (v *invocation) log(ctx context.Context, url, dir string, trust verify.Trust) (int, error) {
 	var err error
 	if trust.Kept, err = v.kept(); err != nil {
 		return v.unread(verify.CheckpointsHonoured, "checkpoint", err)
 	}
-	var r tlog.Reader
-	if dir != "" {
-		d, err := tiles.FromDir(dir, tiles.Limits{})
-		if err != nil {
-			return v.unread(verify.LogReadable, "log", err)
-		}
-		defer d.Close()
-		r = d
-	} else {
-		u, err := tiles.FromURL(url, &http.Client{Timeout: time.Minute}, tiles.Limits{})
-		if err != nil {
-			return 0, cli.Usagef("--url: %s", cli.Escape(err.Error()))
-		}
-		r = u
+	r, done, err := v.place(url, dir)
+	if err != nil {
+		return v.unread(verify.LogReadable, "log", err)
 	}
+	defer done()
 	rep, err := verify.CheckLog(ctx, r, trust, v.progress())
 	held := slices.ContainsFunc(rep.Findings, func(f verify.Finding) bool { return f.Claim == verify.CheckpointsHonoured })
 	if err == nil && rep.OK() && len(trust.Kept) > 0 && !held {
@@ -287,8 +342,8 @@ func (v *invocation) version(args []string) (int, error) {
 		}
 	}
 	if v.json {
-		return 0, cli.WriteJSON(v.stdout, map[string]string{"version": version, "revision": revision, "go": runtime.Version(), "bundle": verify.Format})
+		return 0, cli.WriteJSON(v.stdout, map[string]string{"version": version, "revision": revision, "go": runtime.Version(), "bundle": verify.Format, "receipt": record.ReceiptFormat})
 	}
-	_, err := fmt.Fprintf(v.stdout, "tally-verify %s %s %s, reads %s\n", version, revision, runtime.Version(), verify.Format)
+	_, err := fmt.Fprintf(v.stdout, "tally-verify %s %s %s, reads %s, %s\n", version, revision, runtime.Version(), verify.Format, record.ReceiptFormat)
 	return 0, err
 }

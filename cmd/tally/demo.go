@@ -345,6 +345,9 @@ func (d *demonstration) show(gatewayURL, logURL, policy, session string, quarant
 	fmt.Fprintf(out, "  # hand a session to an auditor, who believes neither us nor you\n")
 	fmt.Fprintf(out, "  %s export %s --data %s -o session.bundle\n", bin, session, dir)
 	fmt.Fprintf(out, "  %s bundle session.bundle --policy %s\n\n", verifier, filepath.Join(dir, "policy"))
+	fmt.Fprintf(out, "  # keep a receipt of it, as its caller; who kept what it sent and got checks that too\n")
+	fmt.Fprintf(out, "  curl -s -o session.receipt %s/.tallystick/receipts/%s -H \"Authorization: Bearer $(cat %s)\"\n", gatewayURL, session, filepath.Join(dir, apiKeyFile))
+	fmt.Fprintf(out, "  %s receipt session.receipt --policy %s\n\n", verifier, filepath.Join(dir, "policy"))
 	fmt.Fprintf(out, "  # check every entry, tile and number of the log\n")
 	fmt.Fprintf(out, "  %s log --url %s --policy %s\n\n", verifier, logURL, filepath.Join(dir, "policy"))
 	fmt.Fprintf(out, "Addresses and keys are in %s, the configuration in %s,\nwhat the gateway says in %s.\n",

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -117,6 +118,97 @@ func TestReadmeInEarnest(t *testing.T) {
 	if strings.Contains(said.String(), "sk-real-model-key") {
 		t.Error("the credential is in what serve says")
 	}
+}
+
+// The README's way to keep a receipt, followed beside the demo; curl is not there everywhere, so its part is done here.
+func TestReadmeReceipt(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "\n## Keep a receipt\n")
+	section, _, ok := strings.Cut(rest, "\n## ")
+	if !ok {
+		t.Fatal("the README does not say any more how to keep a receipt")
+	}
+	ask := regexp.MustCompile(`(?m)^    echo '(.*)' > ask$`).FindStringSubmatch(section)
+	path := regexp.MustCompile(`curl -s -o receipt \$GATEWAY_URL(\S+)\$SESSION -H "Authorization: Bearer \$API_KEY"`).FindStringSubmatch(section)
+	check := regexp.MustCompile(`(?m)^    bin/tally-verify (.*)$`).FindStringSubmatch(section)
+	if ask == nil || path == nil || check == nil {
+		t.Fatalf("the README keeps a receipt in another way: %s", section)
+	}
+
+	p := newPlace(t)
+	p.start("--no-samples")
+	dir := t.TempDir()
+	write := func(name string, b []byte) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do := func(method, path, body string) (*http.Response, []byte) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, p.vars["GATEWAY_URL"]+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+p.vars["API_KEY"])
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s, %v: %s", path, resp.Status, err, b)
+		}
+		return resp, b
+	}
+	body := ask[1] + "\n" // as echo has it
+	resp, answer := do("POST", "/v1/chat/completions", body)
+	session := resp.Header.Get("Tallystick-Session")
+	write("ask", []byte(body))
+	write("answer", answer)
+	args := strings.Fields(strings.ReplaceAll(check[1], "demo/policy", p.vars["POLICY"]))
+	for i, a := range args[1:] {
+		if a == "receipt" || a == "ask" || a == "answer" {
+			args[1+i] = filepath.Join(dir, a)
+		}
+	}
+	verify := func(want int, word string, more ...string) string {
+		t.Helper()
+		stdout, stderr, code := p.verify(append(args, more...)...)
+		if code != want || !strings.Contains(stdout, word) {
+			t.Errorf("exit %d, want %d and %q:\n%s%s", code, want, word, stdout, stderr)
+		}
+		return stdout
+	}
+	_, receipt := do("GET", path[1]+session, "")
+	write("receipt", receipt)
+	verify(0, "request-matches")
+	await(t, "the log has published it", func() bool {
+		resp, b := do("GET", path[1]+session, "")
+		if resp.Header.Get("Retry-After") != "" {
+			return false
+		}
+		write("receipt", b)
+		return true
+	})
+	if out := verify(0, "entry-in-tree"); strings.Contains(out, "promise") {
+		t.Errorf("a proof speaks of promises:\n%s", out)
+	}
+	_, proof := do("GET", path[1]+session+".tlog-proof", "")
+	write("session.tlog-proof", proof)
+	if out, errs, code := p.verify("proof", filepath.Join(dir, "session.tlog-proof"), "--policy", p.vars["POLICY"]); code != 0 {
+		t.Errorf("proof: exit %d\n%s%s", code, out, errs)
+	}
+	write("receipt", receipt) // the first one, a promise perhaps
+	verify(0, "log's checkpoint", "--url", p.vars["LOG_URL"])
+	answer[len(answer)/2] ^= 1
+	write("answer", answer)
+	verify(1, "FALSE  response-matches")
 }
 
 // A lockedBuffer is written by the process and read by the test.

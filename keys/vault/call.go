@@ -68,7 +68,7 @@ func (r request) decode(a answer, data any) error {
 	if data == nil {
 		return nil
 	}
-	if len(a.Data) == 0 {
+	if len(a.Data) == 0 || bytes.Equal(a.Data, []byte("null")) {
 		return r.senseless("no data in it")
 	}
 	if err := json.Unmarshal(a.Data, data); err != nil {
@@ -154,9 +154,11 @@ func (e *refusal) Unwrap() error {
 	return nil
 }
 
-// nothing says whether there is nothing at the path, and the engine itself says so: a 404 without a word.
-func (e *refusal) nothing() bool {
-	return e.status == http.StatusNotFound && e.says == "" && e.data == nil
+// isNothing says whether there is nothing at the path, and the engine itself says so: a 404 without a word. Where there is
+// no engine, or no Vault, there are words.
+func isNothing(err error) bool {
+	var e *refusal
+	return errors.As(err, &e) && e.status == http.StatusNotFound && e.says == "" && e.data == nil
 }
 
 // explain makes an error of what the client's library returned, which may hold all that was sent.
@@ -170,17 +172,23 @@ func (c *Client) explain(r request, token keys.Secret, resp *api.Response, err e
 		return r.failed(err)
 	}
 	e := &refusal{request: r.method + " " + r.path, status: re.StatusCode}
-	switch {
-	case re.RawError && re.StatusCode == http.StatusNotFound:
-		e.says = "not in Vault's own words: is this the address of a Vault?"
-	case re.RawError: // a proxy's page, or whatever it is
-	default:
+	if !re.RawError { // else it is a proxy's page, or whatever it is
 		e.says = r.safe(token, strings.Join(re.Errors, "; "))
 	}
-	if re.StatusCode == http.StatusNotFound && !re.RawError && resp != nil {
-		var a answer
-		if body, err := io.ReadAll(resp.Body); err == nil && json.Unmarshal(body, &a) == nil && !bytes.Equal(a.Data, []byte("null")) {
+	if re.StatusCode == http.StatusNotFound && e.says == "" {
+		var a struct {
+			Errors *[]string
+			Data   json.RawMessage
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err == nil {
+			err = json.Unmarshal(body, &a)
+		}
+		if err == nil && !bytes.Equal(a.Data, []byte("null")) {
 			e.data = a.Data
+		}
+		if e.data == nil && (err != nil || a.Errors == nil) {
+			e.says = "not in Vault's own words: is this the address of a Vault?"
 		}
 	}
 	return e

@@ -232,7 +232,7 @@ func (f *fake) life(tok *fakeToken) (seconds int64, renewable bool) {
 	if tok.until.IsZero() {
 		return 0, false
 	}
-	return int64((time.Until(tok.until) + time.Second/2) / time.Second), !f.batch
+	return int64(time.Until(tok.until) / time.Second), !f.batch
 }
 
 func (f *fake) replyAuth(w http.ResponseWriter, name string) {
@@ -303,7 +303,11 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request, body map[string]any
 	switch {
 	case path == "auth/token/lookup-self":
 		seconds, renewable := f.life(tok)
-		reply(w, map[string]any{"ttl": seconds, "renewable": renewable, "id": name})
+		data := map[string]any{"ttl": seconds, "renewable": renewable, "id": name, "expire_time": nil}
+		if !tok.until.IsZero() {
+			data["expire_time"] = tok.until.Format(time.RFC3339Nano)
+		}
+		reply(w, data)
 	case path == "auth/token/renew-self":
 		if f.batch {
 			refuse(w, 400, "lease is not renewable")
@@ -599,7 +603,7 @@ func (f *fake) client(t testing.TB, change func(*Config)) *Client {
 		Address:   "https://vault.example:8200",
 		Login:     Login{AppRole: &AppRole{RoleID: "role-1", SecretID: keys.Credential{Env: "SECRET_ID"}}},
 		Lookup:    func(string) (string, bool) { return f.secretID, true },
-		Logger:    slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Logger:    newLogger(log),
 		transport: f,
 	}
 	if change != nil {
@@ -637,4 +641,8 @@ func checkpoint(size uint64) tlog.Checkpoint {
 		return tlog.Checkpoint{Origin: origin, Root: tlog.EmptyRoot()}
 	}
 	return tlog.Checkpoint{Origin: origin, Size: size, Root: tlog.HashLeaf([]byte{byte(size)})}
+}
+
+func newLogger(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }

@@ -76,14 +76,17 @@ func (k *KEK) unwrap(ctx context.Context, dst, wrapped, aad []byte) ([]byte, err
 		return nil, keys.ErrWrongKey
 	}
 	r := k.request("decrypt", map[string]any{"ciphertext": string(wrapped)}, aad)
-	var data struct{ Plaintext string }
+	var data struct{ Plaintext *string }
 	if err := k.c.call(ctx, r, &data); err != nil {
 		if says(err, "message authentication failed", "invalid ciphertext") {
 			return nil, keys.ErrWrongKey
 		}
 		return nil, k.explain("unwrap", err)
 	}
-	key, err := base64.StdEncoding.Strict().AppendDecode(dst, []byte(data.Plaintext))
+	if data.Plaintext == nil {
+		return nil, r.senseless("no plaintext in it")
+	}
+	key, err := base64.StdEncoding.Strict().AppendDecode(dst, []byte(*data.Plaintext))
 	if err != nil {
 		return nil, r.senseless("a plaintext that is not base64")
 	}

@@ -138,9 +138,8 @@ func (l *Latest) inspect(ctx context.Context, origin string) (current uint64, er
 	var engine settings
 	r := request{method: http.MethodGet, path: l.mount + "/config"}
 	err = l.c.call(ctx, r, &engine)
-	var e *refusal
 	switch {
-	case errors.As(err, &e) && e.status == http.StatusNotFound, err == nil && (engine.CAS == nil || engine.DeleteAfter == nil):
+	case isNothing(err), says(err, "no handler for route"), err == nil && (engine.CAS == nil || engine.DeleteAfter == nil):
 		return 0, fmt.Errorf("there is no KV engine of version 2: vault secrets enable -path=%s -version=2 kv", l.mount)
 	case errors.Is(err, keys.ErrDenied):
 		return 0, fmt.Errorf("whether check-and-set is required cannot be seen: allow read on %s/config: %w", l.mount, err)
@@ -154,7 +153,7 @@ func (l *Latest) inspect(ctx context.Context, origin string) (current uint64, er
 	r = request{method: http.MethodGet, path: l.mount + "/metadata/" + l.path(origin)}
 	err = l.c.call(ctx, r, &secret)
 	switch {
-	case errors.As(err, &e) && e.nothing():
+	case isNothing(err):
 	case errors.Is(err, keys.ErrDenied):
 		return 0, fmt.Errorf("whether check-and-set is required cannot be seen: allow read on %s: %w", r.path, err)
 	case err != nil:
@@ -198,14 +197,11 @@ func (c *Client) readVersion(ctx context.Context, mount, path, number string) (v
 		r.query = url.Values{"version": {number}}
 	}
 	err = c.call(ctx, r, &v)
+	if isNothing(err) {
+		return v, false, nil
+	}
 	var e *refusal
-	if errors.As(err, &e) && e.status == http.StatusNotFound {
-		if e.nothing() {
-			return v, false, nil
-		}
-		if e.data == nil {
-			return v, false, err
-		}
+	if errors.As(err, &e) && e.data != nil {
 		err = r.decode(answer{Data: e.data}, &v) // a version that was deleted
 		v.Data = nil
 	}

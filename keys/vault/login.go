@@ -272,7 +272,7 @@ func (c *Client) prolong(ctx context.Context, s session) {
 	last := s.until.Add(-s.until.Sub(s.begun) / 10)
 	for n := 0; s.renewable && time.Now().Before(last); n++ {
 		renewed, err := c.renew(ctx, s)
-		if err == nil && (renewed.until.IsZero() || renewed.until.Sub(s.until) > s.until.Sub(s.begun)/10) {
+		if err == nil && renewed.until.Sub(s.until) > s.until.Sub(s.begun)/10 {
 			c.mu.Lock()
 			same := c.now.serial == s.serial
 			c.mu.Unlock()
@@ -319,6 +319,9 @@ func (c *Client) renew(ctx context.Context, s session) (session, error) {
 		return session{}, r.senseless("no token in it")
 	}
 	s.begun, s.until, s.renewable = begun, ends(begun, a.Auth.LeaseDuration), a.Auth.Renewable
+	if s.until.IsZero() { // what had an end has one still: this is its last second
+		s.until = begun
+	}
 	return s, nil
 }
 
@@ -389,13 +392,18 @@ func (c *Client) ownToken(ctx context.Context) (session, error) {
 		return session{}, fmt.Errorf("the token is not valid here, or may not ask about itself: %w", err)
 	}
 	var data struct {
-		TTL       int64 `json:"ttl"` // seconds
-		Renewable bool  `json:"renewable"`
+		TTL       int64   `json:"ttl"` // whole seconds, so also 0 in the last one
+		Expires   *string `json:"expire_time"`
+		Renewable bool    `json:"renewable"`
 	}
 	if err := r.decode(a, &data); err != nil {
 		return session{}, err
 	}
-	return session{token: token, until: ends(begun, data.TTL), renewable: data.Renewable}, nil
+	s := session{token: token, until: ends(begun, data.TTL), renewable: data.Renewable}
+	if data.Expires != nil && s.until.IsZero() {
+		s.until = begun
+	}
+	return s, nil
 }
 
 // unwrapped is the last secret-id that came out of a wrapping token.

@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -146,10 +145,13 @@ type transitKey struct {
 
 func (c *Client) transitKey(ctx context.Context, ref keys.Reference) (transitKey, error) {
 	var k transitKey
-	err := c.call(ctx, transitRequest(ref, http.MethodGet, "keys", nil), &k)
-	var e *refusal
-	if errors.As(err, &e) && e.status == http.StatusNotFound {
+	r := transitRequest(ref, http.MethodGet, "keys", nil)
+	err := c.call(ctx, r, &k)
+	if isNothing(err) || says(err, gone...) {
 		return k, fmt.Errorf("keys/vault: %s: there is no such key: %w: %w", ref, keys.ErrGone, err)
+	}
+	if err == nil && k.Type == "" {
+		err = r.senseless("no key in it")
 	}
 	if err != nil {
 		return k, fmt.Errorf("keys/vault: %s: read its public key: %w", ref, err)

@@ -383,6 +383,17 @@ func FuzzMirrorInfo(f *testing.F) {
 	})
 }
 
+func FuzzConflict(f *testing.F) {
+	f.Add([]byte("0\n"))
+	f.Add([]byte("18446744073709551615\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := &response{status: http.StatusConflict, kind: "text/x.tlog.size", body: b}
+		if n, err := r.size(); err == nil && fmt.Sprintf("%d\n", n) != string(b) {
+			t.Errorf("%q reads as %d", b, n)
+		}
+	})
+}
+
 // Whatever a witness answers, what is taken of it verifies, and nothing else is.
 func FuzzCosignatures(f *testing.F) {
 	fk := newFake(f, "a", cosigners(f, "witness.example/a")...)

@@ -279,6 +279,9 @@ func TestOneBadWitness(t *testing.T) {
 				if c.says != "" && slices.Contains(got, "c") {
 					t.Error("its cosignature was taken")
 				}
+				if n := bytes.Count(out, []byte("\n— ")); n != 1+len(got) {
+					t.Errorf("%d signature lines, of the log and %v", n, got)
+				}
 				if n := w.bad.submissions() - before; n > 4 {
 					t.Errorf("it was asked %d times", n)
 				}
@@ -664,7 +667,7 @@ func TestLate(t *testing.T) {
 		l := newChain(t, 5, "")
 		signed := l.at(t, 5)
 		slow.before = func(http.ResponseWriter, *http.Request, *addCheckpoint) bool {
-			time.Sleep(3 * time.Second)
+			time.Sleep(3500 * time.Millisecond)
 			return false
 		}
 		var over atomic.Bool
@@ -692,6 +695,51 @@ func TestLate(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 	})
+}
+
+// What comes when Cosign has returned is looked into, and the log is asked for nothing any more, nor the witness again.
+func TestAfterwards(t *testing.T) {
+	for name, fault := range map[string]func(w *world3) func(http.ResponseWriter, *http.Request, *addCheckpoint) bool{
+		"another size": func(w *world3) func(http.ResponseWriter, *http.Request, *addCheckpoint) bool {
+			return func(rw http.ResponseWriter, _ *http.Request, _ *addCheckpoint) bool { conflict(rw, 3); return true }
+		},
+		"a refusal that needs a proof to be judged": func(w *world3) func(http.ResponseWriter, *http.Request, *addCheckpoint) bool {
+			w.bad.monitor = func([]byte) []byte { return w.l.at(w.t, 3) }
+			return answersOf(422)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld3(t)
+				if _, err := w.q.Cosign(t.Context(), w.l.at(t, 5), w.l.prove(w.l.at(t, 5))); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				answer := fault(w)
+				w.bad.before = func(rw http.ResponseWriter, r *http.Request, req *addCheckpoint) bool {
+					time.Sleep(2 * time.Second)
+					return answer(rw, r, req)
+				}
+				n := w.bad.submissions()
+				var over atomic.Bool
+				signed := w.l.at(t, 9)
+				_, err := w.q.Cosign(t.Context(), signed, func(ctx context.Context, old uint64) (tlog.Proof, error) {
+					if over.Load() {
+						t.Error("prove was called")
+					}
+					return w.l.prove(signed)(ctx, old)
+				})
+				over.Store(true)
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute)
+				if n := w.bad.submissions() - n; n != 1 {
+					t.Errorf("it was asked %d times", n)
+				}
+			})
+		})
+	}
 }
 
 // Calls side by side, of checkpoints in any order: an older one finds that its witnesses are past it, and contradicts nobody.

@@ -191,10 +191,13 @@ func (q *Quorum) Cosign(ctx context.Context, signed []byte, prove func(ctx conte
 	r := &round{offer: o, ctx: call, prove: prove, proofs: make(map[uint64]tlog.Proof)}
 	defer r.end() // after cancel, so that it does not wait long for a proof
 	defer cancel()
+	var begun sync.WaitGroup
+	defer begun.Wait()
 
 	answers := make(chan answer, len(q.members))
 	for _, m := range q.members {
-		go func() { answers <- q.ask(m, r) }()
+		begun.Add(1)
+		go func() { answers <- q.ask(m, r, sync.OnceFunc(begun.Done)) }()
 	}
 	var (
 		waiting = len(q.members)

@@ -61,18 +61,29 @@ func (f *lapse) Error() string { return f.what }
 //  3. another size was said: note it and go back to 1, maxRetries times
 //  4. what came is verified; if it contradicts us, the witness's own checkpoint is fetched and decides
 //
-// Once the call has returned, only a request under way is brought to its end, and what it contradicts looked into.
-func (q *Quorum) ask(m *member, r *round) answer {
+// begun is called when the first submission is under way, or has to wait: before, the call does not return, or a witness that is
+// not as near as the others would never be asked. Once the call has returned, only a request under way is brought to its
+// end, and what it contradicts looked into.
+func (q *Quorum) ask(m *member, r *round, begun func()) answer {
+	defer begun()
 	select {
 	case m.turn <- struct{}{}:
-		defer func() { <-m.turn }()
-	case <-r.ctx.Done():
-		return answer{from: m} // an earlier call waits for it, and counts the failure if it is one
+	default:
+		begun()
+		select {
+		case m.turn <- struct{}{}:
+		case <-r.ctx.Done():
+			return answer{from: m} // an earlier call waits for it, and counts the failure if it is one
+		}
 	}
+	defer func() { <-m.turn }()
 	if a, ok := m.collected(r.text); ok {
 		return a
 	}
 	for try := 0; ; try++ {
+		if time.Until(m.next) > 0 {
+			begun()
+		}
 		if max(m.size, m.held) > r.c.Size || !waitUntil(r.ctx, m.next) {
 			return answer{from: m} // it has a later checkpoint of ours, or may not be asked yet
 		}
@@ -80,6 +91,7 @@ func (q *Quorum) ask(m *member, r *round) answer {
 		if err != nil {
 			return answer{from: m} // for Cosign to tell: it is no fault of the witness
 		}
+		begun()
 		lines, err := q.submit(m, r, proof)
 		switch {
 		case err == nil && lines != nil:

@@ -52,15 +52,22 @@ func world(t *testing.T) (openaiBase, anthropicBase, shown string) {
 	if direct {
 		return base + "/v1", base, key()
 	}
-	l := openLog(t)
+	base, _ = passing(t, base)
+	return base + "/v1", base + "/anthropic", key()
+}
+
+// passing starts a gateway before a model, and returns its base URL and a policy that names its log.
+func passing(t *testing.T, model string) (base string, policy *tlog.Policy) {
+	t.Helper()
+	l, policy := openLog(t)
 	keys := openRing(t)
-	up, err := url.Parse(base)
+	up, err := url.Parse(model)
 	if err != nil {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256([]byte(callerKey))
 	g, err := gateway.New(gateway.Config{
-		ID: "gw-peers", Software: "tallystick/peers", Log: l, Keys: keys, Journal: t.TempDir(),
+		ID: "gw-peers", Software: "tallystick/peers", Log: l, Origin: origin, Keys: keys, Journal: t.TempDir(),
 		Routes: []gateway.Route{
 			{Name: "openai", API: gateway.OpenAI, Upstream: up, Credential: secret(modelKey)},
 			{Name: "anthropic", API: gateway.Anthropic, Prefix: "/anthropic/", Upstream: up, Credential: secret(modelKey)},
@@ -72,8 +79,7 @@ func world(t *testing.T) (openaiBase, anthropicBase, shown string) {
 	}
 	calls := listen(t)
 	run(t, func(ctx context.Context) error { return g.Run(ctx, calls) })
-	base = "http://" + calls.Addr().String()
-	return base + "/v1", base + "/anthropic", key()
+	return "http://" + calls.Addr().String(), policy
 }
 
 // key is what a client shows: the model's own, or the caller's at the gateway.
@@ -110,11 +116,12 @@ func run(t *testing.T, f func(context.Context) error) {
 	})
 }
 
-// openLog makes a log on the disk. When the test ends, every session in it must have ended.
-func openLog(t *testing.T) *local.Log {
+const origin = "peers.example/log"
+
+// openLog makes a log on the disk, and a policy that names it. When the test ends, every session in it must have ended.
+func openLog(t *testing.T) (*local.Log, *tlog.Policy) {
 	t.Helper()
 	dir := t.TempDir()
-	const origin = "peers.example/log"
 	signer, err := file.Create(filepath.Join(dir, "key"), origin)
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +146,11 @@ func openLog(t *testing.T) *local.Log {
 		}
 	})
 	run(t, l.Run)
-	return l
+	policy, err := tlog.ParsePolicy([]byte("log " + signer.VerifierKey() + "\nquorum none\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, policy
 }
 
 // finished reads the whole log.

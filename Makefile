@@ -3,7 +3,7 @@
 GO ?= go
 BIN := bin
 
-.PHONY: help build run test crash fuzz bench race lint clean peers
+.PHONY: help build run test crash vault fuzz bench race lint clean peers
 
 help:
 	@echo "make run      the demo, from nothing: gateway, log and a fake model on this machine"
@@ -11,6 +11,7 @@ help:
 	@echo "make build    bin/tally, bin/tally-verify, bin/tally-witness, bin/tally-bench"
 	@echo "make bench    how fast, as ratios to raw Pebble and to calling the model directly"
 	@echo "make crash    kill -9 under load, 200 times (CRASHES=n)"
+	@echo "make vault    keys and anchors against HashiCorp Vault itself, which is built once (a quarter of an hour)"
 	@echo "make fuzz     every fuzz target for a while (FUZZTIME=30s)"
 	@echo "make race     the tests under the race detector (needs a C compiler)"
 	@echo "make lint     gofmt, vet, and govulncheck where its database can be reached"
@@ -25,7 +26,7 @@ run: build
 CRASHES ?= 200
 FUZZTIME ?= 30s
 # Modules of their own that bring in code we did not write: official SDKs, other logs' checkers.
-PEERS := gateway/peers tlog/peers witness/peers
+PEERS := gateway/peers tlog/peers witness/peers keys/peers keys/peers/transit
 
 test:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go'))" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }
@@ -38,6 +39,14 @@ peers:
 
 crash:
 	CRASHES=$(CRASHES) $(GO) test -count=1 -timeout 60m -v -run TestKilled ./cmd/tally ./cmd/tally-witness
+
+# Vault is built at the version that keys/peers/vault/go.mod pins, where the user's caches lie.
+VAULTS ?= $${XDG_CACHE_HOME:-$$HOME/.cache}/tallystick
+
+vault:
+	@v=$$(cd keys/peers/vault && $(GO) list -m -f '{{.Version}}' github.com/hashicorp/vault) && bin=$(VAULTS)/vault-$$v && mkdir -p $(VAULTS) && \
+	  { [ -x $$bin ] || (cd keys/peers/vault && nice -n 19 $(GO) build -tags minimal -o $$bin github.com/hashicorp/vault); } && \
+	  cd keys/peers && VAULT=$$bin $(GO) test -tags vault -count=1 -timeout 30m ./...
 
 fuzz:
 	@$(GO) list ./... | while read p; do \

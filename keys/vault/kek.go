@@ -130,5 +130,5 @@ func (k *KEK) explain(what string, err error) error {
 
 func isCiphertext(s string) bool {
 	version, _, ok := strings.Cut(strings.TrimPrefix(s, "vault:v"), ":")
-	return strings.HasPrefix(s, "vault:v") && ok && version != "" && strings.Trim(version, "0123456789") == ""
+	return strings.HasPrefix(s, "vault:v") && ok && strings.Trim(version, "0123456789") == "" && strings.TrimLeft(version, "0") == version && version != ""
 }

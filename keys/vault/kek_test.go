@@ -53,7 +53,7 @@ func TestKEK(t *testing.T) {
 	unwraps(wrapped, []byte("a"), nil)
 	unwraps(wrapped, []byte("b"), keys.ErrWrongKey)
 	unwraps(wrapped, nil, keys.ErrWrongKey)
-	for _, bad := range [][]byte{nil, []byte("x"), []byte("vault:v1"), []byte("vault:v1:"), []byte("vault:v1:AAAA"), []byte("vault:v1:!"), []byte("vault:v9:AAAA"), []byte("vault:vx:AAAA"), []byte("vault:v:AAAA"), wrapped[:len(wrapped)-4], append(bytes.Clone(wrapped), "AAAA"...)} {
+	for _, bad := range [][]byte{nil, []byte("x"), []byte("vault:v1"), []byte("vault:v1:"), []byte("vault:v1:AAAA"), []byte("vault:v1:!"), []byte("vault:v9:AAAA"), []byte("vault:vx:AAAA"), []byte("vault:v:AAAA"), []byte("vault:v0:AAAA"), wrapped[:len(wrapped)-4], append(bytes.Clone(wrapped), "AAAA"...)} {
 		unwraps(bad, []byte("a"), keys.ErrWrongKey)
 	}
 	// Rotated: the old is read by the old version, and wrapped again by the new one.

@@ -19,7 +19,7 @@ import (
 
 // AWS makes signers of the keys of AWS KMS that references awskms:KEY name, of the spec ECC_NIST_P256 with the usage
 // SIGN_VERIFY. Such a key has no versions. An alias can be turned to another key: then no signature comes out, since the
-// public key is pinned.
+// public key is pinned. Whoever asks needs the rights kms:GetPublicKey, kms:DescribeKey and kms:Sign.
 //
 // Who asks is said by the environment, as AWS has it for programs on its machines: AWS_ACCESS_KEY_ID and so on, a web
 // identity, or the role of the container or machine. The files under ~/.aws are not read, for they can name a

@@ -19,7 +19,7 @@ import (
 )
 
 // Azure makes signers of the versions of keys of Azure Key Vault that references azurekms:… name, of the type EC or
-// EC-HSM with the curve P-256.
+// EC-HSM with the curve P-256. Whoever asks needs the rights to get keys and to sign.
 //
 // Who asks is said by the environment, as Azure has it: AZURE_CLIENT_ID and so on, a workload identity, or the
 // managed identity of the machine. AZURE_TOKEN_CREDENTIALS must say which, or be prod for any of the three; what else

@@ -17,7 +17,8 @@ import (
 )
 
 // GCP makes signers of the versions of keys of Google Cloud KMS that references gcpkms:… name, of the algorithm
-// EC_SIGN_P256_SHA256.
+// EC_SIGN_P256_SHA256. Whoever asks needs the rights cloudkms.cryptoKeys.get, cloudkms.cryptoKeyVersions.get, .viewPublicKey
+// and .useToSign.
 //
 // Who asks is said by the environment, as Google has it: the file that GOOGLE_APPLICATION_CREDENTIALS names, the one that
 // gcloud keeps, or the service account of the machine. Programs that such files name are not run, for which

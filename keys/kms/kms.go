@@ -20,6 +20,7 @@ import (
 	"crypto/elliptic"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -109,6 +110,9 @@ func ask[T any](ctx context.Context, a *asker, f func(context.Context) (T, error
 	var none T
 	ctx, cancel := context.WithTimeoutCause(ctx, a.timeout, fmt.Errorf("no answer within %s: %w", a.timeout, context.DeadlineExceeded))
 	defer cancel()
+	if ctx.Err() != nil {
+		return none, context.Cause(ctx)
+	}
 	select {
 	case a.slots <- struct{}{}:
 	case <-ctx.Done():
@@ -143,19 +147,20 @@ func (a *asker) explain(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil && errors.Is(err, ctx.Err()) {
 		return cause
 	}
+	var kind error
 	if a.kind != nil {
-		if kind := a.kind(err); kind != nil {
-			return &answer{kind, err}
-		}
+		kind = a.kind(err)
 	}
-	return &answer{nil, err}
+	return &answer{kind, err}
 }
 
 // An answer is an error of a service, of a kind of ours or of none.
 type answer struct{ kind, err error }
 
 func (e *answer) Error() string {
-	s := strings.Join(strings.FieldsFunc(e.err.Error(), func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }), " ")
+	words := strings.FieldsFunc(e.err.Error(), func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) })
+	// Azure's library draws lines.
+	s := strings.Join(slices.DeleteFunc(words, func(w string) bool { return len(w) > 2 && strings.Trim(w, "-") == "" }), " ")
 	if len(s) > maxAnswer {
 		s = strings.ToValidUTF8(s[:maxAnswer], "") + " …"
 	}

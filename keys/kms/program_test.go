@@ -31,7 +31,7 @@ func trap(t *testing.T, names ...string) (sprung func() bool) {
 			t.Fatal(err)
 		}
 	}
-	t.Setenv("PATH", dir)
+	t.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH")) // a shell is needed too
 	return func() bool {
 		_, err := os.Stat(mark)
 		return err == nil

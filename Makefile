@@ -32,6 +32,8 @@ test:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go'))" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
 	$(GO) test ./...
+	$(GO) vet -tags kms_cloud ./keys/kms
+	$(GO) test -tags kms_cloud ./keys/kms
 	@for m in $(PEERS); do echo "== $$m"; (cd $$m && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
 
 peers:

@@ -5,8 +5,8 @@
 // names it, and the [Provider] for that place makes a [Signer] of it. [Credential] is a
 // reference for what is sent to others (an upstream's API key, a token), and [Secret] is
 // what comes of reading it. The children are named after the place that makes them
-// necessary: file is a file on this machine, vault is HashiCorp Vault, ring is the
-// directory of data keys.
+// necessary: file is a file on this machine, vault is HashiCorp Vault, kms is what sigstore
+// signs with, PEM files and the clouds' key services, ring is the directory of data keys.
 //
 // What is always true: no error of this package and its children contains a byte of a
 // key, and no way of printing a Secret shows it. Only Reveal does. A Signer is pinned to one

@@ -49,6 +49,8 @@ func TestStories(t *testing.T) {
 			"reseal": reseal,
 			"serve":  serve,
 			"sparse": sparse,
+			"glob":   glob,
+			"damage": damage,
 		},
 	})
 }
@@ -242,4 +244,74 @@ func sparse(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), nil, 0o644))
 	ts.Check(os.Truncate(ts.MkAbs(args[0]), n))
+}
+
+// glob wants exactly one file of a pattern; of evidence it gives the two checkpoints plain names: glob PATTERN
+func glob(ts *testscript.TestScript, neg bool, args []string) {
+	files, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if neg || len(files) != 1 {
+		ts.Fatalf("%d files: %q", len(files), files)
+	}
+	if name, ok := strings.CutSuffix(files[0], ".json"); ok {
+		for _, which := range []string{"a", "b"} {
+			signed, err := os.ReadFile(name + "." + which + ".checkpoint")
+			ts.Check(err)
+			ts.Check(os.WriteFile(filepath.Join(filepath.Dir(name), which), signed, 0o644))
+		}
+	}
+}
+
+// damage flips a bit of what a monitor remembers: damage DIR
+func damage(ts *testscript.TestScript, neg bool, args []string) {
+	files, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "*", "state"))
+	ts.Check(err)
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		ts.Check(err)
+		b[len(b)/2] ^= 1
+		ts.Check(os.WriteFile(f, b, 0o644))
+	}
+}
+
+// A monitor that is told to stop says what has come of it, and that nothing was found.
+func TestMonitorStops(t *testing.T) {
+	l := tlogtest.NewLog(t)
+	if err := boot(t.Context(), l, true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Publish(); err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewServer(tiles.Handler(l, tiles.Options{}))
+	defer s.Close()
+	dir := t.TempDir()
+	policy, secret := filepath.Join(dir, "policy"), filepath.Join(dir, "secret")
+	if err := errors.Join(os.WriteFile(policy, l.Policy(), 0o644), os.WriteFile(secret, []byte("s\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	out := &waiting{until: "grown", then: cancel}
+	var errs bytes.Buffer
+	code := run(ctx, []string{"monitor", "--url", s.URL, "--state", filepath.Join(dir, "state"), "--policy", policy, "--interval", "1ms", "--webhook", s.URL, "--webhook-secret", secret},
+		strings.NewReader(""), out, &errs, func(string) string { return "" })
+	if code != 0 || errs.Len() > 0 || !strings.Contains(out.String(), "stopped") || strings.Contains(out.String(), "ALERT") {
+		t.Errorf("exit code %d\n%s%s", code, out, &errs)
+	}
+}
+
+// waiting is an output that does something when it has said something.
+type waiting struct {
+	bytes.Buffer
+	until string
+	then  func()
+}
+
+func (w *waiting) Write(b []byte) (int, error) {
+	n, err := w.Buffer.Write(b)
+	if strings.Contains(w.String(), w.until) {
+		w.then()
+	}
+	return n, err
 }

@@ -37,13 +37,28 @@ claim what holds, what is false, and what is not proven.
                               number, session or heartbeat missing, no time false
       [--checkpoint PATH]...  and that it continues checkpoints that were kept
                               elsewhere: a file, or a directory of such files
+  monitor --url URL... --state DIR
+                              the same for what is new, as long as it runs; keeps
+                              two checkpoints that contradict each other, and ends
+      [--witness-url URL]...  also what witnesses saw, at their monitoring prefixes,
+      [--witnesses]           or at the addresses that the policy has for them;
+      [--peer URL]...         and what others are shown of the same log
+      [--interval 10s] [--max-age 1h] [--patience 5m]
+                              how often; how old a cosignature may be; how long the
+                              log may be away or uncosigned before that is told
+      [--webhook URL] [--webhook-secret FILE]
+                              POST what is told as JSON, with an HMAC-SHA-256
+      [--once] [--full] [--keep-going]
+                              one round; first all again from the first entry; also
+                              after a contradiction
   version                     what this program is
 
 Flags, before or after the arguments:
   --policy FILE   whom to believe: logs, witnesses, and how many of these
                   (c2sp.org/tlog-policy); $TALLY_POLICY if it is not given
   --key VKEY      the same for one log whose checkpoints no witness need sign
-  --json          one JSON object: verdict, findings, not_proven, error
+  --json          one JSON object: verdict, findings, not_proven, error; of monitor
+                  one line for each event
 
 FILE may be - for standard input.
 
@@ -98,7 +113,11 @@ func (v *invocation) run(ctx context.Context, args []string) (int, error) {
 	fs.StringVar(&v.key, "key", "", "")
 	fs.BoolVar(&v.json, "json", false, "")
 	fs.Func("checkpoint", "", func(s string) error { v.checkpoints = append(v.checkpoints, s); return nil })
-	entry, url, dir := fs.String("entry", "", ""), fs.String("url", "", ""), fs.String("dir", "", "")
+	entry, dir := fs.String("entry", "", ""), fs.String("dir", "", "")
+	var urls []string
+	fs.Func("url", "", func(s string) error { urls = append(urls, s); return nil })
+	var mon monitoring
+	mon.register(fs)
 	request, response := fs.String("request", "", ""), fs.String("response", "", "")
 	args, err := cli.Parse(fs, args)
 	if err != nil {
@@ -117,10 +136,17 @@ func (v *invocation) run(ctx context.Context, args []string) (int, error) {
 		return 0, cli.Usagef("--request and --response go with receipt.")
 	case given["checkpoint"] && command != "log":
 		return 0, cli.Usagef("--checkpoint goes with log.")
-	case (given["url"] || given["dir"]) && command != "log" && command != "receipt":
-		return 0, cli.Usagef("--url and --dir go with log, and with receipt.")
+	case (given["url"] && command != "monitor" || given["dir"]) && command != "log" && command != "receipt":
+		return 0, cli.Usagef("--url and --dir go with log and with receipt, and --url with monitor.")
+	case len(urls) > 1 && command != "monitor":
+		return 0, cli.Usagef("%s takes one --url, not %d.", command, len(urls))
 	case given["url"] && given["dir"]:
 		return 0, cli.Usagef("--url and --dir are two answers to one question; give one.")
+	}
+	for _, name := range monitorFlags {
+		if given[name] && command != "monitor" {
+			return 0, cli.Usagef("--%s goes with monitor.", name)
+		}
 	}
 	switch command {
 	case "help":
@@ -135,6 +161,10 @@ func (v *invocation) run(ctx context.Context, args []string) (int, error) {
 		if len(args) != 0 || given["url"] == given["dir"] {
 			return 0, cli.Usagef("log takes --url URL or --dir DIR, and nothing else.")
 		}
+	case "monitor":
+		if len(args) != 0 || len(urls) == 0 || mon.state == "" {
+			return 0, cli.Usagef("monitor takes --url URL and --state DIR.")
+		}
 	default:
 		return 0, cli.Usagef("%q is no command of it.", cli.Escape(command))
 	}
@@ -142,15 +172,21 @@ func (v *invocation) run(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return v.report(verify.Report{}, err)
 	}
+	url := ""
+	if len(urls) > 0 {
+		url = urls[0]
+	}
 	switch command {
+	case "monitor":
+		return v.monitor(ctx, urls, &mon, trust)
 	case "bundle":
 		return v.bundle(args[0], trust)
 	case "proof":
 		return v.proof(args[0], *entry, trust)
 	case "receipt":
-		return v.receipt(ctx, args[0], *request, *response, *url, *dir, trust)
+		return v.receipt(ctx, args[0], *request, *response, url, *dir, trust)
 	}
-	return v.log(ctx, *url, *dir, trust)
+	return v.log(ctx, url, *dir, trust)
 }
 
 func (v *invocation) bundle(file string, trust verify.Trust) (int, error) {

@@ -319,8 +319,8 @@ func (l *Log) settle(ctx context.Context) error {
 			b.until = g.size
 		}
 	}
-	l.open = slices.DeleteFunc(l.open, func(b *batch) bool { return !l.queue.waited(b) })
-	if len(l.open) == 0 {
+	if !slices.ContainsFunc(l.open, l.queue.waited) {
+		l.open = nil // nobody is left to be told
 		return nil
 	}
 	seen, err := l.seek(ctx)
@@ -334,6 +334,7 @@ func (l *Log) settle(ctx context.Context) error {
 		l.open = l.open[1:]
 		if b.in(seen) {
 			l.stats.found.Add(1)
+			l.failures = 0
 			l.told(b)
 			l.claim(b)
 		} else {

@@ -164,7 +164,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := "" // of nobody
 	if c != nil {
 		name = c.Name
-		s.drain(w, r)
+		if !errors.Is(err, errCut) {
+			s.drain(w, r)
+		}
 	}
 	if r.Context().Err() == nil {
 		level := slog.LevelDebug
@@ -350,10 +352,10 @@ func (s *Server) buffer(n int) *[]byte {
 func (s *Server) read(w http.ResponseWriter, r *http.Request, body []byte) error {
 	rc := http.NewResponseController(w)
 	rc.SetReadDeadline(time.Now().Add(s.cfg.Stall + transfer(int64(len(body))))) // where this cannot be done, the server sees to it
-	defer rc.SetReadDeadline(time.Time{})
 	if n, err := io.ReadFull(r.Body, body); err != nil {
 		return fmt.Errorf("%w: it ends, or stops, after %d of %d bytes", errCut, n, len(body))
 	}
+	rc.SetReadDeadline(time.Time{})
 	return nil
 }
 
@@ -481,12 +483,10 @@ func (s *Server) patience(w http.ResponseWriter, n int64) {
 
 // drain reads the rest of a refused body that was sent anyway, if it is short: who is still sending does not see an answer.
 func (s *Server) drain(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Expect") != "" || r.ContentLength > drainBytes {
+	if r.ContentLength == 0 || r.ContentLength > drainBytes || r.Header.Get("Expect") != "" {
 		return
 	}
-	rc := http.NewResponseController(w)
-	rc.SetReadDeadline(time.Now().Add(s.cfg.Stall))
-	defer rc.SetReadDeadline(time.Time{})
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.Stall))
 	io.CopyN(io.Discard, r.Body, drainBytes)
 }
 

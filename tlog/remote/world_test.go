@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"log/slog"
 	"net"
 	"sync"
 	"testing"
@@ -55,6 +56,7 @@ type site struct {
 	dir      string
 	fs       vfs.FS
 	interval time.Duration // between checkpoints
+	logger   *slog.Logger  // of clients; nil for none
 
 	mu      sync.Mutex
 	up      *process
@@ -122,7 +124,7 @@ func (s *site) start() *process {
 	var err error
 	p.log, err = local.Open(s.dir, local.Config{
 		Origin: s.set.Origin, Signer: s.set.Signer, Verifier: s.set.Verifier, Latest: p.anchor, FS: s.fs,
-		Interval: s.interval, MinFree: -1, Ballast: -1,
+		Interval: s.interval, AnchorTimeout: 2 * time.Second, MinFree: -1, Ballast: -1,
 	})
 	if err != nil {
 		s.t.Fatal(err)
@@ -194,8 +196,8 @@ func (s *site) crash(unsynced int) {
 	s.fs = s.fs.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: unsynced, RNG: newRand()})
 	p.stop()
 	s.strays.Go(func() {
-		<-p.served
 		p.end()
+		<-p.served
 		<-p.ran
 		p.log.Close()
 	})
@@ -207,7 +209,7 @@ func (s *site) config() Config {
 	if s.server.TLS != nil {
 		scheme = "https://"
 	}
-	return Config{URL: scheme + s.addr, Origin: s.set.Origin, Writer: testWriter, Token: plain(testToken), Stall: 20 * time.Second}
+	return Config{URL: scheme + s.addr, Origin: s.set.Origin, Writer: testWriter, Token: plain(testToken), Stall: 20 * time.Second, Logger: s.logger}
 }
 
 // client makes a client.

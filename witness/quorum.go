@@ -104,7 +104,6 @@ type QuorumConfig struct {
 type Quorum struct {
 	c       QuorumConfig
 	members []*member // in the order of the policy
-	start   int       // how many members must cosign at first
 
 	mu      sync.Mutex
 	started bool

@@ -557,11 +557,13 @@ func TestPace(t *testing.T) {
 			if _, err := w.q.Cosign(ctx, signed, w.l.prove(signed)); err != nil && ctx.Err() == nil {
 				t.Error(err)
 			}
-			if c := w.bad.c; ctx.Err() == nil && c.Size != w.l.Size() && c.Size != 0 {
+			if c := w.bad.has(); ctx.Err() == nil && c.Size != w.l.Size() && c.Size != 0 {
 				t.Errorf("after %v it has %d of %d entries", time.Since(begun), c.Size, w.l.Size())
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
 		for _, f := range append(w.good, w.bad) {
 			for i := 1; i < len(f.asked); i++ {
 				if d := f.asked[i].Sub(f.asked[i-1]); d < time.Second {
@@ -913,6 +915,7 @@ func TestNoSecrets(t *testing.T) {
 			q := mustQuorum(t, cfg)
 			_, err = q.Cosign(t.Context(), l.at(t, 5), l.prove(l.at(t, 5)))
 			time.Sleep(time.Minute)
+			synctest.Wait()
 			if told.Len() == 0 {
 				t.Error("no alarm")
 			}

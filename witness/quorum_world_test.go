@@ -104,6 +104,13 @@ func (f *fake) submissions() int {
 	return len(f.asked)
 }
 
+// has returns the newest checkpoint that it cosigned.
+func (f *fake) has() tlog.Checkpoint {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.c
+}
+
 // saw makes a witness have cosigned a checkpoint, with no questions asked.
 func (f *fake) saw(t *testing.T, signed []byte) {
 	c, err := tlog.UnverifiedCheckpoint(signed)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -166,8 +167,13 @@ func TestFaults(t *testing.T) {
 				c := f.client(t, nil)
 				for _, q := range asking(t, f, c) {
 					for _, scope := range []string{q.path, "/v1/"} { // this request alone, and all of Vault with the log-in
+						var asked atomic.Int32
 						f.fault = func(w http.ResponseWriter, r *http.Request, body map[string]any) bool {
-							return strings.HasPrefix(r.URL.Path, scope) && row.fault(w, r, body)
+							if !strings.HasPrefix(r.URL.Path, scope) {
+								return false
+							}
+							asked.Add(1)
+							return row.fault(w, r, body)
 						}
 						begun := time.Now()
 						ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -176,6 +182,9 @@ func TestFaults(t *testing.T) {
 						if err == nil {
 							t.Errorf("%s, %s: no error", q.name, scope)
 							continue
+						}
+						if n := asked.Load(); n != 1 && (row.want != keys.ErrDenied || n > 2) {
+							t.Errorf("%s, %s: asked %d times", q.name, scope, n)
 						}
 						if took := time.Since(begun); took > 2*DefaultTimeout {
 							t.Errorf("%s, %s: it took %v", q.name, scope, took)

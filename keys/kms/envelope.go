@@ -32,7 +32,7 @@ func SignEnvelope(ctx context.Context, payloadType string, payload []byte, signe
 		Payload     []byte   `json:"payload"`
 		PayloadType string   `json:"payloadType"`
 		Signatures  []signed `json:"signatures"`
-	}{payload, payloadType, nil}
+	}{append([]byte{}, payload...), payloadType, nil} // nil would be null
 	msg := append(fmt.Appendf(nil, "DSSEv1 %d %s %d ", len(payloadType), payloadType, len(payload)), payload...)
 	for _, s := range signers {
 		if err := ctx.Err(); err != nil {

@@ -27,7 +27,7 @@ func TestSignEnvelope(t *testing.T) {
 		signers, verifiers = append(signers, s), append(verifiers, sv)
 	}
 	for _, payload := range []string{`{"a":"<é> \u0000"}`, "\x00\xff", ""} {
-		raw, err := SignEnvelope(t.Context(), kind, []byte(payload), signers...)
+		raw, err := SignEnvelope(t.Context(), kind, append([]byte(nil), payload...), signers...)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -313,7 +313,7 @@ func (q *Quorum) takeFork() *tlog.ForkError {
 // Status is how a witness of a Quorum does, or a mirror.
 type Status struct {
 	Name     string    // in the policy, or that of a mirror's key
-	Size     uint64    // of the largest tree that it is known to have
+	Size     uint64    // of the newest tree that it cosigned
 	Cosigned time.Time // what its newest cosignature states; zero before the first
 	Failures int       // in a row: it could not be reached, or did not cosign
 	Faults   int       // in all: it lied, forgot, or signed something else
@@ -378,6 +378,9 @@ func checkLogSigned(p *tlog.Policy, origin string, signed []byte) (tlog.Checkpoi
 	return c, nil
 }
 
+// maxLines is how many signature lines an answer may have: each costs the time to verify the log's signature once more.
+const maxLines = 64
+
 // errSignature says that a signature by a known key is none over this checkpoint.
 var errSignature = errors.New("its cosignature does not verify over this checkpoint")
 
@@ -385,8 +388,8 @@ var errSignature = errors.New("its cosignature does not verify over this checkpo
 // and the latest time that they state. Lines by other keys are ignored; a line that is none, a signature by a known key
 // that fails, or a time too far from now is an error for all of them.
 func cosignatures(p *tlog.Policy, keys map[keyID]bool, o offer, body []byte, skew time.Duration) (lines [][]byte, stated uint64, err error) {
-	if len(body) == 0 || body[len(body)-1] != '\n' {
-		return nil, 0, errors.New("its answer is no signature lines")
+	if n := bytes.Count(body, []byte("\n")); n == 0 || n > maxLines || body[len(body)-1] != '\n' {
+		return nil, 0, fmt.Errorf("its answer is no signature lines, 1 to %d and whole", maxLines)
 	}
 	done := make(map[keyID]bool)
 	for line := range bytes.Lines(body) {
@@ -449,11 +452,11 @@ func (r *round) proof(old uint64) (tlog.Proof, error) {
 	if p, ok := r.proofs[old]; ok {
 		return p, nil
 	}
-	if r.over {
-		return nil, errOver
-	}
 	if old == 0 || old == r.c.Size {
 		return nil, nil
+	}
+	if r.over {
+		return nil, errOver
 	}
 	p, err := r.prove(r.ctx, old)
 	if err != nil {

@@ -133,6 +133,9 @@ func TestOneBadWitness(t *testing.T) {
 		{"an empty line between", lines(func(_ *fake, _ *addCheckpoint, l []byte) []byte { return append([]byte("\n"), l...) }), "no signature line", 1, false},
 		{"cut off", lines(func(_ *fake, _ *addCheckpoint, l []byte) []byte { return l[:len(l)-1] }), "no signature lines", 1, false},
 		{"nothing", lines(func(*fake, *addCheckpoint, []byte) []byte { return nil }), "no signature lines", 1, false},
+		{"too many lines", lines(func(f *fake, req *addCheckpoint, l []byte) []byte {
+			return append(bytes.Repeat(appendSignatureLine(nil, "x", 1, make([]byte, 8)), maxLines), l...)
+		}), "no signature lines", 1, false},
 		{"a huge answer", lines(func(_ *fake, _ *addCheckpoint, l []byte) []byte { return bytes.Repeat(l, 1+maxResponse/len(l)) }), "longer than", 1, false},
 		{"an answer without end", func(f *fake, _ *world3) {
 			f.before = func(rw http.ResponseWriter, _ *http.Request, _ *addCheckpoint) bool {

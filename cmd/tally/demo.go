@@ -27,14 +27,16 @@ import (
 
 const (
 	configFile = "tally.yaml"
+	policyFile = "policy"
 	demoEnv    = "demo.env"
 	apiKeyFile = "api.key"
 )
 
 func (t *tally) demo(ctx context.Context, args []string) error {
-	fs := t.flags("demo [--data DIR]", `Runs the gateway, the log and a fake model in this process, with everything in one directory
-but the anchor, which belongs elsewhere: it remembers the newest checkpoint when the
-directory is lost or put back to an older copy. A few calls are made, and what to try is shown.
+	fs := t.flags("demo [--data DIR]", `Runs the gateway, the log, a witness and a fake model in this process, with everything in one
+directory but the anchor and the witness's memory, which belong elsewhere: they remember the
+newest checkpoint when the directory is lost or put back to an older copy. A few calls are made,
+and what to try is shown.
 
 With OPENAI_API_KEY set (and OPENAI_BASE_URL, if it is not OpenAI's) the gateway stands before
 that model instead of the fake one, and no call is made.
@@ -71,6 +73,8 @@ type demonstration struct {
 	real    string // the base URL of a real model; "" for the fake one
 	apiKey  string
 	model   net.Listener // the fake model's
+	witness *onlooker
+	logKey  string // the log's verifier key
 	c       *config.Config
 }
 
@@ -107,6 +111,9 @@ func (d *demonstration) settle(calls, reads string) error {
 	if d.model, err = listen("the fake model", "127.0.0.1:0"); err != nil {
 		return err
 	}
+	if d.witness, err = onlook(d.elsewhere("witness", origin), "witness."+origin); err != nil {
+		return err
+	}
 	upstream, credential := "http://"+d.model.Addr().String(), "file: model.key"
 	if key, ok := d.lookup("OPENAI_API_KEY"); ok && key != "" {
 		d.real = "https://api.openai.com"
@@ -126,6 +133,9 @@ log: local:log
 origin: %s
 key: log.key
 anchor: dir:%s
+policy: %s
+witnesses:
+  interval: 200ms
 data_keys:
   dir: ring
   kek: kek.key
@@ -148,12 +158,19 @@ gateway:
       upstream: %q
       credential:
         file: model.key
-`, origin, d.anchor(origin), reads, calls, hex.EncodeToString(sum[:]), openai, credential, upstream)
+`, origin, d.elsewhere("anchor", origin), policyFile, reads, calls, hex.EncodeToString(sum[:]), openai, credential, upstream)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return err
 	}
-	d.c, err = config.Load(path)
-	return err
+	if d.c, err = config.Load(path); err != nil {
+		return err
+	}
+	signer, err := file.Load(d.c.Key, origin)
+	if err != nil {
+		return err
+	}
+	d.logKey = signer.VerifierKey()
+	return nil
 }
 
 // origin returns the log's name. It is made once for a directory and never again: the anchor knows the log by it.
@@ -169,12 +186,12 @@ func (d *demonstration) origin() (string, error) {
 	return origin, os.WriteFile(path, []byte(origin+"\n"), 0o600)
 }
 
-// anchor returns where the log's anchor lies: outside the data directory where there is such a place.
-func (d *demonstration) anchor(origin string) string {
+// elsewhere returns where something lies that is to outlive the log: outside the data directory where there is such a place.
+func (d *demonstration) elsewhere(what, origin string) string {
 	if state := d.state(); state != "" {
-		return filepath.Join(state, "anchor", filepath.Base(origin))
+		return filepath.Join(state, what, filepath.Base(origin))
 	}
-	return filepath.Join(d.dir, "anchor")
+	return filepath.Join(d.dir, what)
 }
 
 func (d *demonstration) run(ctx context.Context) error {
@@ -185,11 +202,20 @@ func (d *demonstration) run(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
-	h, at, err := d.house(d.c, slog.New(slog.NewTextHandler(log, nil)))
+	logger := slog.New(slog.NewTextHandler(log, nil))
+	calls, reads, err := d.ports()
 	if err != nil {
 		return err
 	}
-	calls, reads := at.Calls, at.Reads
+	// The policy names the address of the log, so it is written when there is one.
+	policy := filepath.Join(d.dir, policyFile)
+	if err := os.WriteFile(policy, d.witness.policy(d.logKey, d.url(reads)), 0o600); err != nil {
+		return err
+	}
+	h, err := assemble.Build(d.c, d.env(logger))
+	if err != nil {
+		return err
+	}
 	defer d.announce(d.c, reads)()
 	quarantined := h.Vault.Quarantined()
 
@@ -198,22 +224,27 @@ func (d *demonstration) run(ctx context.Context) error {
 		return err
 	}
 	model := gatewaytest.New(gatewaytest.Config{Key: strings.TrimSpace(string(key))})
-	modelled, served := make(chan error, 1), make(chan error, 1)
+	modelled, witnessed, served := make(chan error, 1), make(chan error, 1), make(chan error, 1)
 	mctx, stopModel := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopModel()
 	go func() { modelled <- model.Run(mctx, d.model) }()
-	go func() { served <- h.Run(ctx, at) }()
+	go func() {
+		err := d.witness.run(mctx, d.logKey, logger)
+		if err != nil {
+			cancel()
+		}
+		witnessed <- err
+	}()
+	go func() { served <- h.Run(ctx, assemble.Listeners{Calls: calls, Reads: reads}) }()
 
-	policy := filepath.Join(d.dir, "policy")
 	env := []struct{ key, value string }{
 		{"GATEWAY_URL", d.url(calls)}, {"LOG_URL", d.url(reads)}, {"API_KEY", d.apiKey}, {"POLICY", policy},
 	}
 	if d.real == "" {
 		env = append(env, struct{ key, value string }{"MODEL", gatewaytest.ChatModel})
 	}
-	err = os.WriteFile(policy, []byte("log "+h.Vault.Key()+" "+d.url(reads)+"\nquorum none\n"), 0o600)
 	var session string
-	if err == nil && quarantined == nil {
+	if quarantined == nil {
 		err = d.answers(ctx, env[0].value)
 		if err == nil && d.samples && d.real == "" {
 			session, err = d.call(ctx, env[0].value)
@@ -238,7 +269,18 @@ func (d *demonstration) run(ctx context.Context) error {
 	err = errors.Join(err, <-served)
 	os.Remove(filepath.Join(d.dir, demoEnv))
 	stopModel()
-	return errors.Join(err, <-modelled)
+	return errors.Join(err, <-modelled, <-witnessed)
+}
+
+// ports opens the demo's two ports.
+func (d *demonstration) ports() (calls, reads net.Listener, err error) {
+	if calls, err = listen("--gateway", d.c.Gateway.Listen); err != nil {
+		return nil, nil, err
+	}
+	if reads, err = listen("--log", d.c.Listen); err != nil {
+		calls.Close()
+	}
+	return calls, reads, err
 }
 
 func (d *demonstration) url(ln net.Listener) string { return "http://" + ln.Addr().String() }
@@ -344,16 +386,16 @@ func (d *demonstration) show(gatewayURL, logURL, policy, session string, quarant
 	}
 	fmt.Fprintf(out, "  # hand a session to an auditor, who believes neither us nor you\n")
 	fmt.Fprintf(out, "  %s export %s --data %s -o session.bundle\n", bin, session, dir)
-	fmt.Fprintf(out, "  %s bundle session.bundle --policy %s\n\n", verifier, filepath.Join(dir, "policy"))
+	fmt.Fprintf(out, "  %s bundle session.bundle --policy %s\n\n", verifier, filepath.Join(dir, policyFile))
 	fmt.Fprintf(out, "  # keep a receipt of it, as its caller; who kept what it sent and got checks that too\n")
 	fmt.Fprintf(out, "  curl -s -o session.receipt %s/.tallystick/receipts/%s -H \"Authorization: Bearer $(cat %s)\"\n", gatewayURL, session, filepath.Join(dir, apiKeyFile))
-	fmt.Fprintf(out, "  %s receipt session.receipt --policy %s\n\n", verifier, filepath.Join(dir, "policy"))
+	fmt.Fprintf(out, "  %s receipt session.receipt --policy %s\n\n", verifier, filepath.Join(dir, policyFile))
 	fmt.Fprintf(out, "  # check every entry, tile and number of the log\n")
-	fmt.Fprintf(out, "  %s log --url %s --policy %s\n\n", verifier, logURL, filepath.Join(dir, "policy"))
+	fmt.Fprintf(out, "  %s log --url %s --policy %s\n\n", verifier, logURL, filepath.Join(dir, policyFile))
 	fmt.Fprintf(out, "Addresses and keys are in %s, the configuration in %s,\nwhat the gateway says in %s.\n",
 		filepath.Join(dir, demoEnv), filepath.Join(dir, configFile), filepath.Join(dir, "demo.log"))
 	if a := d.c.AnchorDir(); !strings.HasPrefix(a, d.dir) {
-		fmt.Fprintf(out, "The anchor, which is to outlive the rest, is in %s.\n", a)
+		fmt.Fprintf(out, "The anchor and the witness's memory, which are to outlive the rest, are in\n%s and %s.\n", a, d.witness.dir)
 	}
 	fmt.Fprintln(out)
 }

@@ -177,7 +177,9 @@ func (t *tally) exportClosed(ctx context.Context, s *source, who audit.Asker, id
 	if err != nil {
 		return nil, err
 	}
-	v, err := assemble.OpenVault(c, t.env(slog.New(slog.DiscardHandler)))
+	env := t.env(slog.New(slog.DiscardHandler))
+	env.Brief = true
+	v, err := assemble.OpenVault(c, env)
 	if err != nil {
 		return nil, err
 	}

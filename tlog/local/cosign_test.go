@@ -413,7 +413,7 @@ func TestTwoLogKeys(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	sick := &signer{Signer: pq, ledger: newLedger(), before: func() error { return errors.New("no answer") }}
-	l = open(t, "/log", Config{FS: fs, Latest: a, Also: []Key{{sick, v}}, AnchorTimeout: 50 * time.Millisecond})
+	l = open(t, "/log", Config{FS: fs, Latest: a, Also: []Key{{sick, v}}, LastWait: 50 * time.Millisecond})
 	end = run(t, l)
 	fill(t, l, book, 1, 15, 1)
 	await(t, "the signer to fail", func() bool { return l.Stats().SignErrors > 1 })

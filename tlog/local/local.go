@@ -69,6 +69,9 @@ type Config struct {
 	MaxUnanchoredAge time.Duration
 	// AnchorTimeout is how long one call of Latest may take, by default 10 s.
 	AnchorTimeout time.Duration
+	// LastWait is how long Run tries, at its end, to have the last entries anchored, signed and cosigned, by default
+	// as long as AnchorTimeout.
+	LastWait time.Duration
 
 	// MinFree is how many bytes must be free on the store's disk, by default 128 MiB; below, Append answers
 	// tlog.ErrFull. A negative number turns the guard off.
@@ -161,6 +164,7 @@ func (c *Config) defaults(dir string) error {
 	or(&c.MaxUnanchored, 1<<20)
 	or(&c.MaxUnanchoredAge, 30*time.Second)
 	or(&c.AnchorTimeout, 10*time.Second)
+	or(&c.LastWait, c.AnchorTimeout)
 	or(&c.CosignEvery, time.Second)
 	or(&c.MinFree, 128<<20)
 	or(&c.Cache, 64<<20)
@@ -345,7 +349,7 @@ func (l *Log) Run(ctx context.Context) error {
 	if err := l.stopReason(); err != nil {
 		return err
 	}
-	last, done := context.WithTimeout(context.WithoutCancel(ctx), l.cfg.AnchorTimeout)
+	last, done := context.WithTimeout(context.WithoutCancel(ctx), l.cfg.LastWait)
 	defer done()
 	return l.publishLast(last)
 }

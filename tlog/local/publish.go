@@ -74,6 +74,10 @@ func (l *Log) publishAll(ctx context.Context) {
 	}
 }
 
+// ErrUnsigned is how Run ends where the anchor, the signer or the witnesses did not answer in time. Nothing is lost: open
+// the log again when they do.
+var ErrUnsigned = errors.New("tlog/local: durable and not yet signed for; the next Run does that")
+
 // publishLast publishes all that is durable, for the end of Run.
 func (l *Log) publishLast(ctx context.Context) error {
 	wait := l.cfg.Interval / 10
@@ -97,7 +101,7 @@ func (l *Log) publishLast(ctx context.Context) error {
 			case <-time.After(wait):
 				wait *= 2
 			case <-ctx.Done():
-				return fmt.Errorf("%d entries are durable and not yet signed for; the next Run does that: %w", l.Size(), err)
+				return fmt.Errorf("%d entries: %w: %w", l.Size(), ErrUnsigned, err)
 			}
 		}
 	}

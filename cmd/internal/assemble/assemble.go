@@ -41,6 +41,7 @@ type Env struct {
 	Logger    *slog.Logger
 	Fatal     func(msg string) // called when the store cannot go on; must not return
 	Software  string
+	Brief     bool // a closed log is opened for a moment: nobody is waited for long
 }
 
 // Log is what the rooms above need of a log, wherever it is.
@@ -149,6 +150,9 @@ func (v *Vault) localConfig() (local.Config, error) {
 		Origin: c.Origin, Signer: signer, Verifier: signer.Verifier(), Latest: anchor, Head: c.Head,
 		Interval: time.Duration(c.Interval), CosignEvery: time.Duration(c.Witnesses.Interval),
 		Unwitnessed: c.Witnesses.Unwitnessed, Logger: v.env.Logger, Fatal: v.env.Fatal,
+	}
+	if v.env.Brief {
+		out.LastWait = time.Second
 	}
 	for _, path := range c.AlsoKeys {
 		s, err := file.LoadCosigner(path)
@@ -579,7 +583,8 @@ func NewSecret() string {
 	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b))
 }
 
-// While runs a vault and a pen for as long as do takes, and closes the vault.
+// While runs a vault and a pen for as long as do takes, and closes the vault. That the last entries could not be signed for
+// now is told, and no error: they are durable, and the log's next run signs for them.
 func While(ctx context.Context, v *Vault, pen *record.Writer, do func(context.Context) error) error {
 	below := context.WithoutCancel(ctx)
 	vctx, stopVault := context.WithCancel(below)
@@ -594,6 +599,10 @@ func While(ctx context.Context, v *Vault, pen *record.Writer, do func(context.Co
 	perr := <-writing
 	stopVault()
 	verr := <-vault
+	if errors.Is(verr, local.ErrUnsigned) {
+		v.env.Logger.Warn("the log was closed", "err", verr)
+		verr = nil
+	}
 	if err == nil {
 		err = errors.Join(perr, verr)
 	}

@@ -121,7 +121,7 @@ func TestFaults(t *testing.T) {
 				}
 			})
 			w.pen.beat(1)
-		}, told: "fork", says: "the log itself kept", ends: true, kept: 1},
+		}, told: "fork fork", says: "the log itself kept", ends: true, kept: 2}, // of sizes 301 and 302
 		{name: "put back", do: func(w *world) {
 			f := w.newLog(tlogtest.Config{Manual: true})
 			w.copy(f, 290)

@@ -8,8 +8,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
+	"github.com/tallystick/tallystick/tlog/tiles"
 	"github.com/tallystick/tallystick/tlog/tlogtest"
+	"github.com/tallystick/tallystick/verify"
 )
 
 // A log with a real writer is followed for an hour and more, through restarts of both: nothing is ever wrong with it, every
@@ -114,13 +117,42 @@ func TestFollowsSeveral(t *testing.T) {
 		if r.err != nil {
 			t.Error(r.err)
 		}
+		// Two logs, each with a peer that knows the one.
+		const other = "log.example/other"
+		second := tlogtest.Start(t, tlogtest.Config{Origin: other, Manual: true})
+		if _, err := second.Append(t.Context(), tlog.Leaf{Entry: []byte("not an entry")}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := second.Publish(); err != nil {
+			t.Fatal(err)
+		}
+		w.net.set("other.test", tiles.Handler(second, tiles.Options{}))
+		r = w.start(func(c *Config) {
+			p, err := tlog.ParsePolicy([]byte("log " + second.VerifierKey() + "\n" + string(w.policy("none").Text())))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Policy = p
+			c.URLs = []string{"http://other.test", "http://" + logHost}
+			c.Peers = []string{"http://mirror.test", "http://other.test/", "http://" + logHost}
+		})
+		time.Sleep(time.Minute)
+		r.stop()
+		for _, e := range w.told() {
+			if e.Kind != Silent && (e.Kind != False || e.Log != other || e.Claim != verify.EntryCanonical) {
+				t.Errorf("%+v", e)
+			}
+		}
+		var found *Found
+		if !errors.As(r.err, &found) || found.First.Log != other {
+			t.Errorf("two logs, of which one has nonsense in it: %v", r.err)
+		}
 		// One log at two addresses is a mistake, and said to be.
 		r = w.start(func(c *Config) { c.URLs = []string{"http://mirror.test", "http://" + logHost} })
 		<-r.done
 		if r.err == nil || !strings.Contains(r.err.Error(), "are one log") {
 			t.Errorf("one log twice: %v", r.err)
 		}
-		var found *Found
 		if errors.As(r.err, &found) {
 			t.Errorf("one log twice is a finding: %v", r.err)
 		}

@@ -51,7 +51,7 @@ type Config struct {
 	// Witnesses are the monitoring prefixes of witnesses (c2sp.org/tlog-witness): what each has seen of a log is held
 	// against what the log shows.
 	Witnesses []string
-	// Peers are other places that show a checkpoint of the same log, at the prefix before /checkpoint: a mirror, or what
+	// Peers are other places that show a checkpoint of one of the logs, at the prefix before /checkpoint: a mirror, or what
 	// somebody else is served.
 	Peers []string
 

@@ -205,16 +205,19 @@ func (w *watch) recognise(origin string) (bool, error) {
 func (w *watch) open(origin string) error {
 	sum := sha256.Sum256([]byte(origin))
 	for i, url := range slices.Concat(w.m.c.Witnesses, w.m.c.Peers) {
-		url = strings.TrimRight(url, "/")
-		at := url
-		if i < len(w.m.c.Witnesses) {
+		v := &view{name: strings.TrimRight(url, "/"), peer: i >= len(w.m.c.Witnesses)}
+		if v.name == w.url || slices.ContainsFunc(w.views, func(x *view) bool { return x.name == v.name }) {
+			continue // it is looked at already
+		}
+		at := v.name
+		if !v.peer {
 			at += "/" + hex.EncodeToString(sum[:])
 		}
-		r, err := w.m.reader(at)
-		if err != nil {
+		var err error
+		if v.reader, err = w.m.reader(at); err != nil {
 			return err
 		}
-		w.views = append(w.views, &view{name: url, reader: r})
+		w.views = append(w.views, v)
 	}
 	return nil
 }
@@ -263,8 +266,7 @@ func (w *watch) again(ctx context.Context) error {
 	return w.report(ctx, rep)
 }
 
-// report tells what a report of entries that hash to their root finds false. Whether the checkpoint is signed and cosigned is
-// told elsewhere.
+// report tells what a report finds false. Whether the checkpoint is signed and cosigned is told elsewhere.
 func (w *watch) report(ctx context.Context, rep verify.Report) error {
 	var served *verify.Finding
 	for i, f := range rep.Findings {
@@ -293,7 +295,7 @@ func (w *watch) report(ctx context.Context, rep verify.Report) error {
 		if errA != nil || errB != nil {
 			continue // they were verified when they were put into the report
 		}
-		e := Event{Kind: Fork, Level: Finding, Reason: f.Reason}.was(a).is(b)
+		e := Event{Kind: Fork, Level: Finding, Subject: fmt.Sprintf("checkpoint of size %d", a.Size), Reason: f.Reason}.was(a).is(b)
 		c := contradiction{a: f.A, b: f.B}
 		if a.Size > b.Size {
 			e.Kind, c.a, c.b = Rollback, f.B, f.A
@@ -357,21 +359,25 @@ func (w *watch) compare(ctx context.Context, now *shown) error {
 	case now.quorum != nil:
 		w.cosigned(now)
 		// It is not followed there, but it is the log's word: it must continue what is remembered, and the word before it.
+		befores := []contradiction{{a: signed}}
 		if i, waits := w.ahead(w.url); waits {
-			if c, err := tlog.UnverifiedCheckpoint([]byte(w.state.Ahead[i].Signed)); err == nil && c.Size > head.Size && c.Size <= now.Size {
-				signed, head = []byte(w.state.Ahead[i].Signed), c
-				fork = fork.was(head)
+			befores = append(befores, contradiction{a: []byte(w.state.Ahead[i].Signed)})
+		}
+		for _, c := range befores {
+			before, err := tlog.UnverifiedCheckpoint(c.a)
+			if err != nil || before.Size > now.Size {
+				continue
+			}
+			var v verdict
+			if v, c.prefix, c.proof, err = reconcile(ctx, w.reader, before, now.Checkpoint); err != nil {
+				return unreadable(err)
+			}
+			if c.b = now.signed; v != continues {
+				return w.growth(v, fork.was(before), c)
 			}
 		}
-		v, prefix, proof, err := reconcile(ctx, w.reader, head, now.Checkpoint)
-		if err != nil {
-			return unreadable(err)
-		}
-		if v == continues {
-			w.sound()
-			return w.await(now, true)
-		}
-		return w.growth(v, fork, contradiction{a: signed, b: now.signed, prefix: prefix, proof: proof})
+		w.sound()
+		return w.await(now, true)
 	}
 	return w.advance(ctx, now)
 }

@@ -208,7 +208,13 @@ func (m *Mirror) push(ctx context.Context) ([]byte, error) {
 
 // offer makes the checkpoint the mirror's pending one.
 func (m *Mirror) offer(ctx context.Context, o offer, ts tlog.Tiles) error {
+	ahead := func(size uint64) error {
+		return fmt.Errorf("it has been offered %d entries; the log shows an old view of itself, or was put back", size)
+	}
 	for range 1 + maxRetries {
+		if m.pending > o.c.Size {
+			return ahead(m.pending)
+		}
 		proof, err := ts.Consistency(ctx, m.pending)
 		if err != nil {
 			return err
@@ -226,11 +232,10 @@ func (m *Mirror) offer(ctx context.Context, o offer, ts tlog.Tiles) error {
 			if err != nil {
 				return &lapse{what: err.Error()}
 			}
-			m.pending = size
 			if size > o.c.Size {
-				m.pending = 0
-				return fmt.Errorf("it has been offered %d entries; the log shows an old view of itself, or was put back", size)
+				return ahead(size) // and not noted: it may be wrong
 			}
+			m.pending = size
 		case http.StatusUnprocessableEntity:
 			what := fmt.Sprintf("it says that this does not continue its pending checkpoint of size %d", m.pending)
 			get := func(url string) (*response, error) { return m.send(ctx, http.MethodGet, url, nil, nil) }

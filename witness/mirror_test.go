@@ -358,6 +358,26 @@ func TestMirrorRun(t *testing.T) {
 	})
 }
 
+// A log that shows less than it did is not pushed, and goes on when it shows more again.
+func TestMirrorOldView(t *testing.T) {
+	l, f := newChain(t, 300, ""), newFakeMirror(t)
+	m, _ := mirrorOf(t, l, f)
+	old := l.at(t, 300)
+	l.grow(t, 300, "")
+	if _, err := m.Push(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.Inject(tlogtest.Faults{Checkpoint: func([]byte) ([]byte, error) { return old, nil }})
+	if _, err := m.Push(t.Context()); err == nil || !strings.Contains(err.Error(), "an old view") {
+		t.Error(err)
+	}
+	l.Inject(tlogtest.Faults{})
+	l.grow(t, 300, "")
+	if _, err := m.Push(t.Context()); err != nil || len(f.entries) != 900 {
+		t.Errorf("the mirror has %d entries: %v", len(f.entries), err)
+	}
+}
+
 func TestMirrorConfig(t *testing.T) {
 	l, f := newChain(t, 0, ""), newFakeMirror(t)
 	_, ok := mirrorOf(t, l, f)

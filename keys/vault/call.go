@@ -184,9 +184,7 @@ func (c *Client) explain(r request, token keys.Secret, resp *api.Response, err e
 		if err == nil {
 			err = json.Unmarshal(body, &a)
 		}
-		if err == nil && !bytes.Equal(a.Data, []byte("null")) {
-			e.data = a.Data
-		}
+		e.data = a.Data
 		if e.data == nil && (err != nil || a.Errors == nil) {
 			e.says = "not in Vault's own words: is this the address of a Vault?"
 		}

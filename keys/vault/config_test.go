@@ -125,7 +125,7 @@ func TestFromEnvironment(t *testing.T) {
 // TestEnvironmentIsNotRead fills the process's own environment with what the library would follow by itself.
 func TestEnvironmentIsNotRead(t *testing.T) {
 	for name, value := range map[string]string{
-		"VAULT_ADDR": "https://elsewhere.example", "VAULT_TOKEN": canary + "environment", "VAULT_NAMESPACE": "elsewhere", "VAULT_HEADERS": `{"X-Other":"1"}`,
+		"VAULT_ADDR": "https://elsewhere.example", "VAULT_TOKEN": canary + "environment\x01", "VAULT_NAMESPACE": "elsewhere", "VAULT_HEADERS": `{"X-Other":"1"}`,
 		"VAULT_WRAP_TTL": "1h", "VAULT_AGENT_ADDR": "https://agent.example", "VAULT_MAX_RETRIES": "5",
 	} {
 		t.Setenv(name, value)

@@ -272,6 +272,7 @@ func (c *Client) prolong(ctx context.Context, s session) {
 	last := s.until.Add(-s.until.Sub(s.begun) / 10)
 	for n := 0; s.renewable && time.Now().Before(last); n++ {
 		renewed, err := c.renew(ctx, s)
+		// A lease of 0 seconds, which ends never elsewhere, is a last second here, and not later either.
 		if err == nil && renewed.until.Sub(s.until) > s.until.Sub(s.begun)/10 {
 			c.mu.Lock()
 			same := c.now.serial == s.serial
@@ -319,9 +320,6 @@ func (c *Client) renew(ctx context.Context, s session) (session, error) {
 		return session{}, r.senseless("no token in it")
 	}
 	s.begun, s.until, s.renewable = begun, ends(begun, a.Auth.LeaseDuration), a.Auth.Renewable
-	if s.until.IsZero() { // what had an end has one still: this is its last second
-		s.until = begun
-	}
 	return s, nil
 }
 

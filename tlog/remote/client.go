@@ -149,7 +149,11 @@ func (l *Log) request(ctx context.Context, method, path string, body io.ReadClos
 	}
 	req.Header.Set("User-Agent", "tallystick (+https://github.com/tallystick/tallystick)")
 	if l.cfg.Token != nil {
-		req.Header.Set("Authorization", "Bearer "+string(l.cfg.Token.Reveal()))
+		token := string(l.cfg.Token.Reveal())
+		if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return nil, fmt.Errorf("%w: our token is empty, or has characters that no token has", ErrDenied)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	if body != nil {
 		req.Body, req.ContentLength = body, length

@@ -272,9 +272,9 @@ func (l *Log) renew(ctx context.Context) error {
 			return err
 		case first && errors.As(err, &s) && s.status/100 == 4 && s.status != http.StatusRequestTimeout && s.status != http.StatusTooManyRequests,
 			first && errors.As(err, &cert),
-			first && errors.As(err, &said) && (errors.Is(err, ErrDenied) || errors.Is(err, ErrRefused)):
+			first && (errors.Is(err, ErrDenied) || errors.Is(err, ErrRefused)):
 			return err
-		case errors.As(err, &said) && said.is != errStale && said.is != errFailed:
+		case errors.As(err, &said) && said.is != errStale && said.is != errFailed, errors.Is(err, ErrDenied):
 			for _, b := range l.open {
 				l.queue.tell(b, 0, fmt.Errorf("%w: %w", errOpen, err))
 			}

@@ -548,17 +548,20 @@ func TestSlowPeers(t *testing.T) {
 	s := newSite(t)
 	s.server.Stall = 300 * time.Millisecond
 	s.server.Connections = 8
-	p := s.start()
+	s.server.Clients[0].Writers = []string{testWriter, "other"}
+	s.start()
 	l := s.client(s.config())
 	run(t, l)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	lease, err := s.client(s.config()).takeLease(ctx)
+	conf := s.config()
+	conf.Writer = "other"
+	lease, err := s.client(conf).takeLease(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	head := fmt.Sprintf("POST /append/%s HTTP/1.1\r\nHost: log\r\nAuthorization: Bearer %s\r\n%s: %s\r\nContent-Type: %s\r\nContent-Length: 100\r\n\r\n",
-		testWriter, testToken, headEpoch, lease.epoch, typeLeaves)
+		conf.Writer, testToken, headEpoch, lease.epoch, typeLeaves)
 	for _, c := range []struct{ name, send string }{
 		{"nothing", ""},
 		{"half a head", "POST /append/gw-1 HTTP/1.1\r\nHost: log\r\nX: "},
@@ -566,7 +569,7 @@ func TestSlowPeers(t *testing.T) {
 		{"half a body", head + "half"},
 		{"half a body of nobody", "POST /append/gw-1 HTTP/1.1\r\nHost: log\r\nContent-Length: 100000\r\n\r\nhalf"},
 		{"a body where none belongs", "GET /checkpoint HTTP/1.1\r\nHost: log\r\nContent-Length: 100000\r\n\r\nhalf"},
-		{"a body to a lease", fmt.Sprintf("POST /lease/%s HTTP/1.1\r\nHost: log\r\nAuthorization: Bearer %s\r\nContent-Length: 100000\r\n\r\nhalf", testWriter, testToken)},
+		{"a body to a lease", fmt.Sprintf("POST /lease/%s HTTP/1.1\r\nHost: log\r\nAuthorization: Bearer %s\r\nContent-Length: 100000\r\n\r\nhalf", conf.Writer, testToken)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			conn, err := net.Dial("tcp", s.addr)
@@ -581,13 +584,18 @@ func TestSlowPeers(t *testing.T) {
 			}
 		})
 	}
-	// One who reads nothing of a long answer.
+	// One who reads nothing of a long answer, while another reads all of it.
 	large := tlog.Leaf{Entry: []byte("large"), Payload: make([]byte, 32<<20)}
 	rand.Read(large.Payload)
 	if _, err := l.Append(ctx, large); err != nil {
 		t.Fatal(err)
 	}
-	_ = p
+	deaf, err := net.Dial("tcp", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer deaf.Close()
+	fmt.Fprintf(deaf, "GET %s HTTP/1.1\r\nHost: log\r\nAuthorization: Bearer %s\r\n\r\n", payloadPath(sha256.Sum256(large.Payload)), testToken)
 	if got, err := l.Payload(ctx, sha256.Sum256(large.Payload)); err != nil || !bytes.Equal(got, large.Payload) {
 		t.Errorf("a large payload: %d bytes, %v", len(got), err)
 	}

@@ -77,8 +77,8 @@ func TestKilled(t *testing.T) {
 	server := httptest.NewServer(mux)
 	defer server.Close()
 
-	// life runs the monitor until it is killed, after about so long, or ends by itself. It returns what it told and its exit code,
-	// -1 if it was killed.
+	// life runs the monitor until it is killed, after about so long, or ends by itself. It returns what it told and its exit
+	// code, -1 if it was killed.
 	life := func(kill time.Duration) (es []Event, code int) {
 		cmd := exec.Command(os.Args[0], w.dir)
 		cmd.Env = append(os.Environ(), beMonitor+"="+server.URL)

@@ -256,8 +256,8 @@ const (
 )
 
 // keepEvidence writes evidence down: the two checkpoints, as they were signed, and what is to be said of them. The files are
-// named by what the two state, whoever cosigned that and when, so that the same evidence is kept once; and they are never replaced.
-// It returns their names, none when there is enough evidence already.
+// named by what the two state, whoever cosigned that and when, so that the same evidence is kept once; and they are never
+// replaced. It returns their names, none when there is enough evidence already.
 func (m *memory) keepEvidence(e evidence, a, b []byte) ([]string, error) {
 	dir := filepath.Join(m.dir, "evidence")
 	id := sha256.New()

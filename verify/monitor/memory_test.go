@@ -23,8 +23,8 @@ func (w *world) statePath() string {
 	return filepath.Join(w.dir, hex.EncodeToString(sum[:]), "state")
 }
 
-// What is remembered and damaged is an error that names the file, nothing is begun anew by itself, and the copy put back is as
-// good as it was.
+// What is remembered and damaged is an error that names the file, nothing is begun anew by itself, and the copy put back
+// is as good as it was.
 func TestStateDamaged(t *testing.T) {
 	w := newWorld(t)
 	w.pen.start()

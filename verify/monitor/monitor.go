@@ -6,7 +6,8 @@
 //   - the checkpoint that it remembers of a log met the policy, everything below it was read and judged as
 //     [verify.CheckLog] does, and nothing that was served or that kills the process makes it forget that one;
 //   - a log is accused by its own signatures only: of every contradiction both checkpoints are on the disk before
-//     anybody is told, and what can be made of an unreachable or lagging server, or of witnesses that are away, is an alert;
+//     anybody is told. What may as well be a server out of reach or witnesses away is an alert. A tree that is smaller than
+//     it was, three looks in a row, is a finding, though a stale cache can show one;
 //   - an event is told before what it follows from is remembered, so that a death in between tells it twice, and
 //     never not at all.
 //
@@ -152,8 +153,8 @@ func (m *Monitor) reader(url string) (*tiles.URL, error) {
 	return tiles.FromURL(url, m.client, tiles.Limits{Bundle: maxBundle})
 }
 
-// Run follows the logs until ctx ends, and returns nil if nothing was found meanwhile or else a [*Found]. A contradiction ends
-// it, unless it is to keep going. It returns other errors where it cannot remember: where the directory cannot be
+// Run follows the logs until ctx ends, and returns nil if nothing was found meanwhile or else a [*Found]. A
+// contradiction ends it, unless it is to keep going. It returns other errors where it cannot remember: where the directory cannot be
 // written, or does not hold what a monitor wrote there. With Config.Once it returns after a round, with a
 // [*verify.Unreadable] if a log could not be read.
 //

@@ -514,8 +514,8 @@ type contradiction struct {
 	proof  tlog.Proof
 }
 
-// contradict keeps the evidence and tells the finding, unless it has been told and lasts. It returns errEnd unless the monitor is to
-// keep going.
+// contradict keeps the evidence and tells the finding, unless it has been told and lasts. It returns errEnd unless the
+// monitor is to keep going.
 func (w *watch) contradict(e Event, c contradiction) error {
 	if !w.ailing(e.Kind, e.From, e.Subject) {
 		var err error

@@ -316,8 +316,23 @@ func TestSwapOutcomes(t *testing.T) {
 				return false
 			}
 		}},
-		{"applied, and garbage for an answer", true, func(f *fake) {
-			f.lose = func(r *http.Request) bool { return isSwap(r) }
+		{"told that it is another version than was asked for", false, func(f *fake) {
+			f.fault = func(w http.ResponseWriter, r *http.Request, body map[string]any) bool {
+				if isSwap(r) {
+					reply(w, map[string]any{"version": 7})
+					return true
+				}
+				return false
+			}
+		}},
+		{"garbage for an answer", false, func(f *fake) {
+			f.fault = func(w http.ResponseWriter, r *http.Request, body map[string]any) bool {
+				if isSwap(r) {
+					io.WriteString(w, "ok")
+					return true
+				}
+				return false
+			}
 		}},
 		{"500 of a store that did not write", false, func(f *fake) {
 			f.fault = func(w http.ResponseWriter, r *http.Request, body map[string]any) bool {

@@ -216,6 +216,22 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestRunRevoked has the token revoked while nobody asks anything: the next renewal finds out, and there is a fresh log-in at
+// once, not when the token would have ended.
+func TestRunRevoked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.ttl = time.Hour
+		running(t, f, nil)
+		time.Sleep(time.Minute)
+		f.revoke()
+		time.Sleep(40 * time.Minute) // two thirds of the life, and a little
+		if n := f.logIns(); n != 2 {
+			t.Errorf("%d log-ins", n)
+		}
+	})
+}
+
 // TestRunOutage has Vault away for half an hour, in every way, and once for a day. Within a minute of its return all is
 // well, and nobody did anything; meanwhile it was not asked more than it can bear, and the log tells.
 func TestRunOutage(t *testing.T) {

@@ -95,7 +95,11 @@ func TestSignsWithVersion(t *testing.T) {
 		}
 	}
 	if len(bodies) != 2 {
-		t.Errorf("%d signatures", len(bodies))
+		t.Fatalf("%d signatures", len(bodies))
+	}
+	slices.SortFunc(bodies, func(a, b map[string]any) int { return len(a) - len(b) })
+	if len(bodies[0]) != 2 || len(bodies[1]) != 4 || bodies[1]["hash_algorithm"] != "sha2-256" || bodies[1]["marshaling_algorithm"] != "asn1" {
+		t.Errorf("asked with %v", bodies)
 	}
 }
 

@@ -195,13 +195,13 @@ func (c *Client) explain(r request, token keys.Secret, resp *api.Response, err e
 // safe returns what a server says, on one line and not too long, and nothing of it when it repeats what it was sent.
 func (r request) safe(token keys.Secret, says string) string {
 	secrets := []string{string(token.Reveal())}
-	for _, v := range r.body {
-		if s, ok := v.(string); ok {
+	for k, v := range r.body {
+		if s, ok := v.(string); ok && k != "role" && k != "name" && k != "type" { // names that people need to see
 			secrets = append(secrets, s)
 		}
 	}
 	for _, s := range secrets {
-		if len(s) >= 4 && strings.Contains(says, s) && !strings.Contains(r.path, s) {
+		if len(s) >= 4 && strings.Contains(says, s) {
 			return "(what it says repeats what it was sent, and is left out)"
 		}
 	}

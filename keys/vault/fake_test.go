@@ -156,10 +156,11 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 		r = r.Clone(r.Context())
 		r.Body = http.NoBody
 	}
+	serve := f.handler()
 	done := make(chan any, 1)
 	go func() {
 		defer func() { done <- recover() }()
-		f.ServeHTTP(w, r)
+		serve(w, r)
 	}()
 	select {
 	case p := <-done:
@@ -192,26 +193,33 @@ func reply(w http.ResponseWriter, data map[string]any) {
 	json.NewEncoder(w).Encode(map[string]any{"request_id": "1", "lease_id": "", "renewable": false, "lease_duration": 0, "data": data, "wrap_info": nil, "warnings": nil, "auth": nil})
 }
 
-func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	var body map[string]any
-	raw, _ := io.ReadAll(r.Body)
-	json.Unmarshal(raw, &body)
+func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) { f.handler()(w, r) }
+
+// handler answers with the faults that are chosen now.
+func (f *fake) handler() http.HandlerFunc {
 	f.mu.Lock()
-	f.asked = append(f.asked, r.Method+" "+strings.TrimPrefix(r.URL.Path, "/v1/"))
-	sealed := f.sealed
+	fault, lose, sealed := f.fault, f.lose, f.sealed
 	f.mu.Unlock()
-	if f.fault != nil && f.fault(w, r, body) {
-		return
-	}
-	if sealed {
-		refuse(w, 503, "Vault is sealed")
-		return
-	}
-	f.mu.Lock()
-	f.serve(w, r, body)
-	f.mu.Unlock()
-	if f.lose != nil && f.lose(r) {
-		panic(errCut)
+	return func(w http.ResponseWriter, r *http.Request) {
+		var body map[string]any
+		raw, _ := io.ReadAll(r.Body)
+		json.Unmarshal(raw, &body)
+		f.mu.Lock()
+		f.asked = append(f.asked, r.Method+" "+strings.TrimPrefix(r.URL.Path, "/v1/"))
+		f.mu.Unlock()
+		if fault != nil && fault(w, r, body) {
+			return
+		}
+		if sealed {
+			refuse(w, 503, "Vault is sealed")
+			return
+		}
+		f.mu.Lock()
+		f.serve(w, r, body)
+		f.mu.Unlock()
+		if lose != nil && lose(r) {
+			panic(errCut)
+		}
 	}
 }
 

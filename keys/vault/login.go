@@ -218,13 +218,14 @@ func pause(n int) time.Duration {
 // Without Run, a token is used until it ends, and then there is a fresh log-in.
 func (c *Client) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		s, err := c.session(ctx)
-		if err != nil {
-			c.warnOf(ctx, "no log-in to Vault", err)
-			sleep(ctx, nil, max(c.untilNext(), 100*time.Millisecond))
+		s, changed := c.current()
+		if !s.alive() {
+			if _, err := c.enter(ctx, s.serial); err != nil {
+				c.warnOf(ctx, "no log-in to Vault", err)
+				sleep(ctx, nil, max(c.untilNext(), 100*time.Millisecond))
+			}
 			continue
 		}
-		_, changed := c.current()
 		if s.until.IsZero() {
 			sleep(ctx, changed, 0)
 			continue
@@ -435,8 +436,9 @@ func (c *Client) secretID(ctx context.Context, role AppRole) (keys.Secret, error
 	if !strings.HasPrefix(wrap.Path, "auth/"+c.login.mount()+"/role/") || !strings.HasSuffix(wrap.Path, "/secret-id") && !strings.HasSuffix(wrap.Path, "/custom-secret-id") {
 		return keys.Secret{}, fmt.Errorf("the wrapping token was made by %.200q, which makes no secret-id of this AppRole: somebody has replaced it", wrap.Path)
 	}
+	// It opens once, so whoever does not wait for the answer does not keep it from us.
 	r = request{method: http.MethodPut, path: "sys/wrapping/unwrap", body: map[string]any{}}
-	if a, err = c.send(ctx, s, r); err != nil {
+	if a, err = c.send(context.WithoutCancel(ctx), s, r); err != nil {
 		return keys.Secret{}, spent(err)
 	}
 	var data struct {

@@ -130,6 +130,24 @@ func TestWrapped(t *testing.T) {
 		if len(f.wraps) != 3 {
 			t.Errorf("%d wrapping tokens are left", len(f.wraps))
 		}
+		// Whoever asked first does not wait until it is open. It is opened for the next one.
+		f.wraps[canary+"wrapping-3"] = wrap{"auth/approle/role/tally/secret-id", data}
+		put("wrapping-3")
+		c = open()
+		ctx, cancel := context.WithCancel(t.Context())
+		f.fault = func(w http.ResponseWriter, r *http.Request, body map[string]any) bool {
+			if strings.HasSuffix(r.URL.Path, "/unwrap") {
+				cancel()
+			}
+			return false
+		}
+		if _, err := c.Secret(ctx, ref(t, "vault:secret/x#y")); !errors.Is(err, context.Canceled) {
+			t.Errorf("canceled: %v", err)
+		}
+		f.fault = nil
+		if err := prove(t, f, c); err != nil {
+			t.Error(err)
+		}
 		for name, want := range map[string]string{
 			"wrapping-1":  "has been opened before, or has expired. If nobody here opened it, somebody else has",
 			"cubbyhole":   "somebody has replaced it",

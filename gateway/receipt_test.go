@@ -155,6 +155,7 @@ func (w *world) check(raw []byte, m made) *record.Receipt {
 			continue
 		}
 		leaves := make([]tlog.Hash, len(e.Fields))
+		bodies := 0
 		mine := m.request
 		if parsed.Kind == record.Response {
 			mine = m.response
@@ -164,6 +165,7 @@ func (w *world) check(raw []byte, m made) *record.Receipt {
 			leaves[k] = f.Hash()
 			switch {
 			case f.Name == record.FieldBody:
+				bodies++
 				if f.Value != nil || f.Holding(mine) != f.Leaf {
 					t.Errorf("the caller's bytes are not the body of entry %d", e.Index)
 				}
@@ -173,6 +175,9 @@ func (w *world) check(raw []byte, m made) *record.Receipt {
 			case f.Name != "" && !slices.Contains(callersOwn, f.Name):
 				t.Errorf("entry %d shows the field %s", e.Index, f.Name)
 			}
+		}
+		if bodies != 1 {
+			t.Errorf("entry %d has %d bodies", e.Index, bodies)
 		}
 		if len(leaves) != parsed.Fields || record.RootOf(leaves) != parsed.Root {
 			t.Errorf("the fields of entry %d are not the record that it commits to", e.Index)
@@ -347,6 +352,16 @@ func TestReceiptsAreTheCallersOwn(t *testing.T) {
 			t.Errorf("%s: %v, %v", method, resp, err)
 		}
 	}
+	if err := w.stop(); err != nil {
+		t.Fatal(err)
+	}
+	shed := uint64(0)
+	for _, e := range w.entries() {
+		shed += e.Shed
+	}
+	if shed != 2 {
+		t.Errorf("%d were turned away, and the log says %d", 2, shed)
+	}
 }
 
 // Sessions of earlier lives of the gateway have receipts: those that ended, and those that it died in.
@@ -509,6 +524,11 @@ func TestReceiptsInOpen(t *testing.T) {
 	if resp, b := w.ask(bobKey, m.session); resp.StatusCode != 404 || !strings.Contains(string(b), `"unknown_session"`) {
 		t.Errorf("of another's that was lost: %s: %s", resp.Status, b)
 	}
+	early := record.NewID(time.Now())
+	w.g.recent.put(recentSession{id: early, caller: "alice"}) // lost before there was a ticket
+	if resp, b := w.ask(callerKey, early.String()); resp.StatusCode != 404 || !strings.Contains(string(b), `"session_lost"`) {
+		t.Errorf("of a session that was lost at once: %s: %s", resp.Status, b)
+	}
 }
 
 // A gateway that does not know which log it writes to promises nothing.
@@ -605,6 +625,51 @@ func TestReceiptsDoNotHoldCallsBack(t *testing.T) {
 		if s := <-statuses; s != 200 {
 			t.Errorf("one that had to wait is answered %d", s)
 		}
+	}
+}
+
+// Of one caller one search runs at a time, and of all two.
+func TestSearchesTakeTurns(t *testing.T) {
+	t.Parallel()
+	const third = "tk-carol-0123456789abcdef"
+	w := newWorld(t, func(cfg *Config) { cfg.Callers = append(cfg.Callers, Caller{Name: "carol", SHA256: hashOf(third)}) })
+	m := w.make("POST", "/v1/chat/completions", chat("hello there", false))
+	w.proven(callerKey, m.session)
+	w.forget()
+	asked, release := make(chan struct{}, 1000), make(chan struct{})
+	w.log.Inject(tlogtest.Faults{Tile: func(_ tlog.Tile, b []byte) ([]byte, error) { asked <- struct{}{}; <-release; return b, nil }})
+	var all sync.WaitGroup
+	statuses := make(map[string]int)
+	var mu sync.Mutex
+	search := func(key string) {
+		all.Go(func() {
+			resp, err := w.doAs(context.Background(), key, "GET", "/.tallystick/receipts/"+m.session, "")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp.Body.Close()
+			mu.Lock()
+			statuses[key] = resp.StatusCode
+			mu.Unlock()
+		})
+		<-asked
+	}
+	search(callerKey)
+	for range 2 {
+		if resp, b := w.ask(callerKey, m.session); resp.StatusCode != 429 || !strings.Contains(string(b), `"too_many_receipts"`) || resp.Header.Get("X-Should-Retry") != "true" {
+			t.Errorf("a second search of one caller: %s: %s", resp.Status, b)
+		}
+	}
+	search(bobKey)
+	if resp, b := w.ask(third, m.session); resp.StatusCode != 429 {
+		t.Errorf("a third search: %s: %s", resp.Status, b)
+	}
+	w.log.Inject(tlogtest.Faults{})
+	close(release)
+	all.Wait()
+	if statuses[callerKey] != 200 || statuses[bobKey] != 404 {
+		t.Errorf("those who searched are answered %v", statuses)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/tallystick/tallystick/tlog"
@@ -96,12 +95,14 @@ type receiptCheck struct {
 	*Report
 	judge    judge
 	rc       *record.Receipt
-	tree     witnessed            // of the receipt's checkpoint
-	promised map[uint64]tlog.Hash // nil without a promise that is signed
+	tree     witnessed // of the receipt's checkpoint
 	at       record.Promise
-	judged   []statement // the session's entries
-	alone    int         // how many of them are promised and not proven
-	found    bool        // the log that is at hand proves every entry
+	promised map[uint64]tlog.Hash // nil without a promise that is signed
+	// authentic: that the key which signed it is the writer's is proven by a tree that the log signed
+	authentic bool
+	judged    []statement // the session's entries
+	alone     int         // how many of them are promised and not proven
+	found     bool        // the log that is at hand proves every entry
 }
 
 // all returns the entries of the receipt, the start entry first if there is one.
@@ -128,20 +129,19 @@ func (c *receiptCheck) promise() {
 	if err != nil {
 		return
 	}
-	c.at, c.promised = p, make(map[uint64]tlog.Hash)
-	here := make(map[uint64]tlog.Hash)
+	c.at, c.promised, c.authentic = p, make(map[uint64]tlog.Hash), c.stands(c.rc.Start)
+	here := make(map[uint64]*record.ReceiptEntry)
 	for _, e := range c.all() {
-		here[e.Index] = tlog.HashLeaf(e.Bytes)
+		here[e.Index] = e
 	}
-	var missing []string
 	for _, l := range p.Leaves {
 		c.promised[l.Index] = l.Leaf
-		if leaf, ok := here[l.Index]; !ok || leaf != l.Leaf && !c.stands(l.Index) {
-			missing = append(missing, subjectEntry(l.Index))
+		e := here[l.Index]
+		if e == nil || tlog.HashLeaf(e.Bytes) != l.Leaf && !c.stands(e) {
+			err = errors.Join(err, fmt.Errorf("it promises another %s than the receipt has", subjectEntry(l.Index)))
+		} else if of, perr := record.ParseEntry(e.Bytes); perr == nil && of.Boot != p.Boot {
+			err = errors.Join(err, fmt.Errorf("it promises %s, which is of another boot", subjectEntry(l.Index)))
 		}
-	}
-	if len(missing) > 0 {
-		err = fmt.Errorf("it promises another %s than the receipt has", strings.Join(missing, ", another "))
 	}
 	c.is(PromiseCovers, "promise", err, "%s", count(len(p.Leaves), "entry", "entries"))
 }
@@ -246,29 +246,32 @@ func receiptFields(e *record.Entry, fields []record.ReceiptField) (shown, withhe
 	return shown, withheld, err
 }
 
-// stands says whether the receipt's entry at the index is proven to be there, by the log's own word.
-func (c *receiptCheck) stands(index uint64) bool {
-	for _, e := range c.all() {
-		if e.Index == index && e.Proof != nil && c.tree.signed {
-			return tlog.VerifyInclusion(tlog.HashLeaf(e.Bytes), index, c.tree.Size, c.tree.Root, e.Proof) == nil
-		}
-	}
-	return false
+// stands says whether an entry of the receipt is proven to be in the log, by the log's own word.
+func (c *receiptCheck) stands(e *record.ReceiptEntry) bool {
+	return e.Proof != nil && c.tree.signed && tlog.VerifyInclusion(tlog.HashLeaf(e.Bytes), e.Index, c.tree.Size, c.tree.Root, e.Proof) == nil
 }
 
-const evidence = "it was promised as %s, and in the tree of %d entries that the log signed it is %s: promise and proof together are evidence against the log or its writer; keep both"
+// broken reports that another entry than was promised is proven in a tree. Against whom that is depends on whose key it is
+// that promised: the log itself says so, if it has the start entry.
+func (c *receiptCheck) broken(index uint64, tree witnessed, is tlog.Hash) {
+	against := "promise and proof together are evidence against the log or its writer; keep both"
+	if !c.authentic {
+		against = "but it is not proven that the start entry with the promise's key was ever in the log, and so not whose promise it is"
+	}
+	c.isFalse(PromiseKept, subjectEntry(index), "it was promised as %s, and in the tree of %d entries that the log signed it is %s: %s", c.promised[index], tree.Size, is, against)
+}
 
 // kept says whether the promise is kept, as far as the receipt itself can tell.
 func (c *receiptCheck) kept() {
 	whole := len(c.promised) > 0
 	for _, e := range c.all() {
 		want, ok := c.promised[e.Index]
-		if !ok || !c.stands(e.Index) {
+		if !ok || !c.stands(e) {
 			whole = false
 			continue
 		}
 		if leaf := tlog.HashLeaf(e.Bytes); leaf != want {
-			c.isFalse(PromiseKept, subjectEntry(e.Index), evidence, want, c.tree.Size, leaf)
+			c.broken(e.Index, c.tree, leaf)
 			whole = false
 		}
 	}
@@ -349,9 +352,10 @@ func (c *receiptCheck) log(ctx context.Context, l tlog.Reader) error {
 			c.found = false
 			return err
 		case other == want:
+			c.authentic = c.authentic || e == c.rc.Start // which is the first
 			continue
 		case promised:
-			c.isFalse(PromiseKept, subjectEntry(e.Index), evidence, want, now.Size, other)
+			c.broken(e.Index, now, other)
 		default:
 			c.isFalse(EntryInTree, subjectEntry(e.Index), "in the tree that the log shows, of %d entries, it is another", now.Size)
 		}

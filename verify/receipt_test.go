@@ -390,6 +390,21 @@ func TestCheckReceiptFalse(t *testing.T) {
 		"a promise of another place": {
 			promised(func(p *record.Promise) { p.Leaves[2].Index++ }), d.own(), both, []Claim{PromiseCovers, EntryInTree}, "another entry 5",
 		},
+		"a promise by another boot": {
+			func() *record.Receipt {
+				r := d.receipt(t, nil)
+				e, err := record.ParseEntry(r.Start.Bytes)
+				if err != nil {
+					t.Fatal(err)
+				}
+				e.Boot = record.ID{9}
+				if r.Start.Bytes, err = e.Append(nil); err != nil {
+					t.Fatal(err)
+				}
+				d.promise(t, r, func(p *record.Promise) { p.Boot = e.Boot })
+				return r
+			}, d.own(), both, []Claim{PromiseCovers}, "it promises entry 2, which is of another boot",
+		},
 		"a promise of less": {
 			promised(func(p *record.Promise) { p.Leaves = p.Leaves[:2] }), d.own(), both, []Claim{EntryInTree}, "neither proven nor promised",
 		},
@@ -510,8 +525,33 @@ func TestPromiseAndProofAreEvidence(t *testing.T) {
 		t.Errorf("%v, %v", falseClaims(got), err)
 	}
 
+	// Nor is a promise by a key that anybody may have made: it accuses nobody.
+	made := d.receipt(t, nil)
+	e, err := record.ParseEntry(made.Start.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forger := *d
+	forger.key = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	e.Promise = [32]byte(forger.key.Public().(ed25519.PublicKey))
+	if made.Start.Bytes, err = e.Append(nil); err != nil {
+		t.Fatal(err)
+	}
+	made.Entries[1].Index++ // where another stands
+	forger.promise(t, made, nil)
 	looking := d.own()
-	looking.Log = f.log
+	looking.Log = d.log
+	got, err = CheckReceipt(t.Context(), appendReceipt(t, made), looking, policy(t, ""))
+	if err != nil || !slices.Equal(falseClaims(got), []Claim{PromiseKept}) {
+		t.Errorf("%v, %v", falseClaims(got), err)
+	}
+	told(got, PromiseKept, "it is not proven that the start entry with the promise's key was ever in the log")
+	for _, finding := range got.Findings {
+		if strings.Contains(finding.Detail, "evidence") {
+			t.Errorf("anybody can accuse the log: %+v", finding)
+		}
+	}
+
 	for name, c := range map[string]struct {
 		receipt *record.Receipt
 		log     tlog.Reader

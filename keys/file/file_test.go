@@ -224,12 +224,12 @@ func TestKEK(t *testing.T) {
 		t.Errorf("mode %v, want 0600 (%v)", st.Mode(), err)
 	}
 	key, aad := []byte(strings.Repeat("k", 32)), []byte("place")
-	wrapped, err := k.Wrap([]byte("before"), key, aad)
+	wrapped, err := k.Wrap(t.Context(), []byte("before"), key, aad)
 	if err != nil || !strings.HasPrefix(string(wrapped), "before") || len(wrapped) != 6+60 {
 		t.Fatalf("Wrap: %d bytes, %v", len(wrapped), err)
 	}
 	wrapped = wrapped[6:]
-	again, err := k.Wrap(nil, key, aad)
+	again, err := k.Wrap(t.Context(), nil, key, aad)
 	if err != nil || string(again) == string(wrapped) {
 		t.Errorf("one key is wrapped twice alike: %v", err)
 	}
@@ -238,7 +238,7 @@ func TestKEK(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := loaded.Unwrap([]byte("before"), wrapped, aad)
+	got, err := loaded.Unwrap(t.Context(), []byte("before"), wrapped, aad)
 	if err != nil || string(got) != "before"+string(key) {
 		t.Errorf("Unwrap: %q, %v", got, err)
 	}
@@ -246,19 +246,19 @@ func TestKEK(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := other.Unwrap(nil, wrapped, aad); !errors.Is(err, keys.ErrWrongKey) {
+	if _, err := other.Unwrap(t.Context(), nil, wrapped, aad); !errors.Is(err, keys.ErrWrongKey) {
 		t.Errorf("another key: %v", err)
 	}
-	if _, err := k.Unwrap(nil, wrapped, []byte("elsewhere")); !errors.Is(err, keys.ErrWrongKey) {
+	if _, err := k.Unwrap(t.Context(), nil, wrapped, []byte("elsewhere")); !errors.Is(err, keys.ErrWrongKey) {
 		t.Errorf("other associated data: %v", err)
 	}
 	for i := range wrapped {
 		bad := append([]byte(nil), wrapped...)
 		bad[i] ^= 1
-		if got, err := k.Unwrap(nil, bad, aad); !errors.Is(err, keys.ErrWrongKey) || got != nil {
+		if got, err := k.Unwrap(t.Context(), nil, bad, aad); !errors.Is(err, keys.ErrWrongKey) || got != nil {
 			t.Errorf("byte %d changed: %v", i, err)
 		}
-		if got, err := k.Unwrap(nil, wrapped[:i], aad); !errors.Is(err, keys.ErrWrongKey) || got != nil {
+		if got, err := k.Unwrap(t.Context(), nil, wrapped[:i], aad); !errors.Is(err, keys.ErrWrongKey) || got != nil {
 			t.Errorf("cut to %d bytes: %v", i, err)
 		}
 	}
@@ -285,7 +285,7 @@ func TestKEKForms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wrapped, err := first.Wrap(nil, raw, nil)
+	wrapped, err := first.Wrap(t.Context(), nil, raw, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +299,7 @@ func TestKEKForms(t *testing.T) {
 			t.Errorf("form of %d characters: %v", len(form), err)
 			continue
 		}
-		if got, err := k.Unwrap(nil, wrapped, nil); err != nil || string(got) != string(raw) {
+		if got, err := k.Unwrap(t.Context(), nil, wrapped, nil); err != nil || string(got) != string(raw) {
 			t.Errorf("form of %d characters is another key: %v", len(form), err)
 		}
 	}

@@ -1,6 +1,7 @@
 package file
 
 import (
+	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
@@ -98,13 +99,13 @@ func newKEK(key []byte) (*KEK, error) {
 }
 
 // Wrap appends the wrapped form of key to dst. aad is bound to it: Unwrap wants the same.
-func (k *KEK) Wrap(dst, key, aad []byte) ([]byte, error) {
+func (k *KEK) Wrap(_ context.Context, dst, key, aad []byte) ([]byte, error) {
 	return k.aead().Seal(dst, nil, key, aad), nil
 }
 
 // Unwrap appends the key in wrapped to dst. If wrapped was not made by this KEK with this
 // aad, or was changed since, the error is keys.ErrWrongKey.
-func (k *KEK) Unwrap(dst, wrapped, aad []byte) ([]byte, error) {
+func (k *KEK) Unwrap(_ context.Context, dst, wrapped, aad []byte) ([]byte, error) {
 	out, err := k.aead().Open(dst, nil, wrapped, aad)
 	if err != nil {
 		return nil, keys.ErrWrongKey

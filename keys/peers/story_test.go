@@ -304,7 +304,7 @@ func kekStory(t *testing.T, s *server, c *vault.Client) {
 	}
 	unwraps := func(what string, k *vault.KEK, wrapped, aad []byte, want error) {
 		t.Helper()
-		got, err := k.Unwrap(nil, wrapped, aad)
+		got, err := k.Unwrap(t.Context(), nil, wrapped, aad)
 		if !errors.Is(err, want) || want == nil && !bytes.Equal(got, key) || want != nil && got != nil {
 			t.Errorf("%s: %x, %v, want %v", what, got, err, want)
 		}
@@ -319,7 +319,7 @@ func kekStory(t *testing.T, s *server, c *vault.Client) {
 		}
 		b := bytes.Clone(wrapped)
 		b[i] ^= 1
-		if got, err := kek.Unwrap(nil, b, []byte("epoch 1")); err == nil {
+		if got, err := kek.Unwrap(t.Context(), nil, b, []byte("epoch 1")); err == nil {
 			t.Errorf("%q unwraps to %x", b, got)
 		}
 	}
@@ -337,7 +337,7 @@ func kekStory(t *testing.T, s *server, c *vault.Client) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := first.Wrap(nil, key, nil); !errors.Is(err, keys.ErrGone) {
+	if _, err := first.Wrap(t.Context(), nil, key, nil); !errors.Is(err, keys.ErrGone) {
 		t.Errorf("wrapped with an archived version: %v", err)
 	}
 

@@ -181,7 +181,7 @@ func policyStory(t *testing.T, s *server) {
 			if err != nil {
 				t.Fatalf("a token to wrap does not wrap: %v", err)
 			}
-			if got, err := kek.Unwrap(nil, wrapped, []byte("a")); err != nil || !bytes.Equal(got, key) {
+			if got, err := kek.Unwrap(t.Context(), nil, wrapped, []byte("a")); err != nil || !bytes.Equal(got, key) {
 				t.Errorf("a token to wrap does not unwrap: %v", err)
 			}
 			if again, err := kek.Rewrap(ctx, wrapped, []byte("a")); err != nil || len(again) == 0 {

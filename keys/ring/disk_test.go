@@ -1,6 +1,7 @@
 package ring
 
 import (
+	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"errors"
@@ -54,14 +55,14 @@ func (k *testKEK) setDown(err error) {
 	k.down = err
 }
 
-func (k *testKEK) Wrap(dst, key, aad []byte) ([]byte, error) {
+func (k *testKEK) Wrap(_ context.Context, dst, key, aad []byte) ([]byte, error) {
 	if err := k.ask(); err != nil {
 		return nil, err
 	}
 	return k.aead.Seal(dst, nil, key, aad), nil
 }
 
-func (k *testKEK) Unwrap(dst, wrapped, aad []byte) ([]byte, error) {
+func (k *testKEK) Unwrap(_ context.Context, dst, wrapped, aad []byte) ([]byte, error) {
 	if err := k.ask(); err != nil {
 		return nil, err
 	}

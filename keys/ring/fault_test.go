@@ -249,7 +249,7 @@ func TestMovedBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.wrapped, _ = newKEK(2).Wrap(nil, make([]byte, 32), h.aad())
+	h.wrapped, _ = newKEK(2).Wrap(t.Context(), nil, make([]byte, 32), h.aad())
 	swapped = append(appendHeaders(nil, h), z.bytes[slotsStart:]...)
 	z.opened(t, z.seg, swapped, func(r *Ring) { z.world.check(t, r, z.whole(ErrWrongKEK)) })
 }

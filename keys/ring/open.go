@@ -2,6 +2,7 @@ package ring
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -99,7 +100,7 @@ func (r *Ring) create() error {
 // wrap puts the wrapped form of key into h, having seen that it can be unwrapped: a
 // key-encryption key that only wraps would lose every key, and be noticed at the first read.
 func (r *Ring) wrap(h *header, key []byte) error {
-	w, err := r.kek.Wrap(nil, key, h.aad())
+	w, err := r.kek.Wrap(context.Background(), nil, key, h.aad())
 	if err != nil {
 		return fmt.Errorf("wrapping with the key-encryption key: %w", err)
 	}
@@ -119,7 +120,7 @@ func (r *Ring) wrap(h *header, key []byte) error {
 
 // unwrap returns the key in h, keySize bytes.
 func (r *Ring) unwrap(h header) ([]byte, error) {
-	key, err := r.kek.Unwrap(nil, h.wrapped, h.aad())
+	key, err := r.kek.Unwrap(context.Background(), nil, h.wrapped, h.aad())
 	switch {
 	case errors.Is(err, keys.ErrWrongKey):
 		return nil, ErrWrongKEK

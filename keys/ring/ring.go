@@ -105,8 +105,8 @@ var (
 // a key of 32. Unwrap answers keys.ErrWrongKey to what this key did not wrap; any other
 // error means that it could not be asked. Both must be safe for concurrent use.
 type Wrapper interface {
-	Wrap(dst, key, aad []byte) ([]byte, error)
-	Unwrap(dst, wrapped, aad []byte) ([]byte, error)
+	Wrap(ctx context.Context, dst, key, aad []byte) ([]byte, error)
+	Unwrap(ctx context.Context, dst, wrapped, aad []byte) ([]byte, error)
 }
 
 // Config says how a ring is kept.

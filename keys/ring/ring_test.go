@@ -480,14 +480,14 @@ func TestBadWrapper(t *testing.T) {
 
 type wrapper struct{ wrap, unwrap func([]byte) []byte }
 
-func (w wrapper) Wrap(dst, key, aad []byte) ([]byte, error) {
+func (w wrapper) Wrap(_ context.Context, dst, key, aad []byte) ([]byte, error) {
 	if w.wrap == nil {
 		return append(dst, key...), nil
 	}
 	return append(dst, w.wrap(key)...), nil
 }
 
-func (w wrapper) Unwrap(dst, wrapped, aad []byte) ([]byte, error) {
+func (w wrapper) Unwrap(_ context.Context, dst, wrapped, aad []byte) ([]byte, error) {
 	if w.unwrap == nil {
 		return append(dst, wrapped...), nil
 	}

@@ -46,7 +46,7 @@ func asking(t *testing.T, f *fake, c *Client) []question {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wrapped, err := kek.Wrap(nil, []byte(canary+"data-key"), []byte("aad"))
+	wrapped, err := kek.Wrap(t.Context(), nil, []byte(canary+"data-key"), []byte("aad"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,8 +62,11 @@ func asking(t *testing.T, f *fake, c *Client) []question {
 			_, err := c.Signer(ctx, s.Reference(), origin, "")
 			return err
 		}},
-		{"wrap", "/v1/transit/encrypt/kek", func(context.Context) error { _, err := kek.Wrap(nil, []byte(canary+"data-key"), nil); return err }},
-		{"unwrap", "/v1/transit/decrypt/kek", func(context.Context) error { _, err := kek.Unwrap(nil, wrapped, []byte("aad")); return err }},
+		{"wrap", "/v1/transit/encrypt/kek", func(ctx context.Context) error {
+			_, err := kek.Wrap(ctx, nil, []byte(canary+"data-key"), nil)
+			return err
+		}},
+		{"unwrap", "/v1/transit/decrypt/kek", func(ctx context.Context) error { _, err := kek.Unwrap(ctx, nil, wrapped, []byte("aad")); return err }},
 		{"load the anchor", "/v1/secret/data/tallystick/anchor/", func(ctx context.Context) error { _, err := l.Load(ctx, origin); return err }},
 		{"swap the anchor", "/v1/secret/data/tallystick/anchor/", func(ctx context.Context) error {
 			return l.Swap(ctx, origin, checkpoint(0).Text(), checkpoint(0).Text())

@@ -81,12 +81,12 @@ func FuzzAnswer(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if w, err := kek.Wrap(nil, make([]byte, 32), nil); err == nil && !isCiphertext(string(w)) {
+		if w, err := kek.Wrap(t.Context(), nil, make([]byte, 32), nil); err == nil && kek.Version(w) == 0 {
 			t.Fatalf("wrapped as %q", w)
 		} else {
 			check(err)
 		}
-		_, err = kek.Unwrap(nil, []byte("vault:v1:AAAA"), nil)
+		_, err = kek.Unwrap(t.Context(), nil, []byte("vault:v1:AAAA"), nil)
 		check(err)
 		sec, err := c.Secret(t.Context(), ref(t, "vault:secret/a#key"))
 		if _, perr := keys.ParseCredential(sec.Reveal()); err == nil && perr != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/tallystick/tallystick/keys"
@@ -41,13 +42,7 @@ func (c *Client) KEK(ref keys.Reference) (*KEK, error) {
 func (k *KEK) String() string { return k.ref.String() }
 
 // Wrap appends the wrapped form of key to dst. aad is bound to it: Unwrap wants the same.
-func (k *KEK) Wrap(dst, key, aad []byte) ([]byte, error) {
-	ctx, cancel := k.c.patience()
-	defer cancel()
-	return k.wrap(ctx, dst, key, aad)
-}
-
-func (k *KEK) wrap(ctx context.Context, dst, key, aad []byte) ([]byte, error) {
+func (k *KEK) Wrap(ctx context.Context, dst, key, aad []byte) ([]byte, error) {
 	body := map[string]any{"plaintext": base64.StdEncoding.EncodeToString(key)}
 	if k.ref.Version != "" {
 		body["key_version"] = k.ref.Version
@@ -57,7 +52,7 @@ func (k *KEK) wrap(ctx context.Context, dst, key, aad []byte) ([]byte, error) {
 	if err := k.c.call(ctx, r, &data); err != nil {
 		return nil, k.explain("wrap", err)
 	}
-	if !isCiphertext(data.Ciphertext) {
+	if k.Version([]byte(data.Ciphertext)) == 0 {
 		return nil, r.senseless("no ciphertext of a transit engine in it")
 	}
 	return append(dst, data.Ciphertext...), nil
@@ -65,14 +60,8 @@ func (k *KEK) wrap(ctx context.Context, dst, key, aad []byte) ([]byte, error) {
 
 // Unwrap appends the key in wrapped to dst. If wrapped was not made by this key with this aad, or was changed since, the
 // error is keys.ErrWrongKey. If it was made by a version that may not be used any more, it is keys.ErrGone.
-func (k *KEK) Unwrap(dst, wrapped, aad []byte) ([]byte, error) {
-	ctx, cancel := k.c.patience()
-	defer cancel()
-	return k.unwrap(ctx, dst, wrapped, aad)
-}
-
-func (k *KEK) unwrap(ctx context.Context, dst, wrapped, aad []byte) ([]byte, error) {
-	if !isCiphertext(string(wrapped)) {
+func (k *KEK) Unwrap(ctx context.Context, dst, wrapped, aad []byte) ([]byte, error) {
+	if k.Version(wrapped) == 0 {
 		return nil, keys.ErrWrongKey
 	}
 	r := k.request("decrypt", map[string]any{"ciphertext": string(wrapped)}, aad)
@@ -96,19 +85,19 @@ func (k *KEK) unwrap(ctx context.Context, dst, wrapped, aad []byte) ([]byte, err
 // Rewrap returns the key in wrapped, wrapped again by the newest version, with the same aad. The key passes through this
 // process, and nowhere else.
 func (k *KEK) Rewrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
-	key, err := k.unwrap(ctx, nil, wrapped, aad)
+	key, err := k.Unwrap(ctx, nil, wrapped, aad)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(key)
-	return k.wrap(ctx, nil, key, aad)
+	return k.Wrap(ctx, nil, key, aad)
 }
 
 // NewDataKey returns a new key of DataKeySize random bytes, and its wrapped form, to which aad is bound.
 func (k *KEK) NewDataKey(ctx context.Context, aad []byte) (key, wrapped []byte, err error) {
 	key = make([]byte, DataKeySize)
 	rand.Read(key)
-	if wrapped, err = k.wrap(ctx, nil, key, aad); err != nil {
+	if wrapped, err = k.Wrap(ctx, nil, key, aad); err != nil {
 		return nil, nil, err
 	}
 	return key, wrapped, nil
@@ -128,7 +117,13 @@ func (k *KEK) explain(what string, err error) error {
 	return fmt.Errorf("keys/vault: %s with %s: %w", what, k.ref, err)
 }
 
-func isCiphertext(s string) bool {
-	version, _, ok := strings.Cut(strings.TrimPrefix(s, "vault:v"), ":")
-	return strings.HasPrefix(s, "vault:v") && ok && strings.Trim(version, "0123456789") == "" && strings.TrimLeft(version, "0") == version && version != ""
+// Version returns the version of the key that wrapped this, from 1, or 0 if it is no text of a transit engine. Versions
+// before the lowest that is still needed can be archived (min_decryption_version), and then trimmed.
+func (k *KEK) Version(wrapped []byte) int {
+	version, _, ok := strings.Cut(strings.TrimPrefix(string(wrapped), "vault:v"), ":")
+	n, err := strconv.Atoi(version)
+	if !ok || err != nil || n < 1 || !strings.HasPrefix(string(wrapped), fmt.Sprintf("vault:v%d:", n)) {
+		return 0
+	}
+	return n
 }

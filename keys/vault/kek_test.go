@@ -25,11 +25,11 @@ func TestKEK(t *testing.T) {
 	for _, aad := range [][]byte{nil, []byte("segment 7")} {
 		for _, key := range [][]byte{make([]byte, 32), bytes.Repeat([]byte{7}, 32), {}} {
 			dst := []byte("before ")
-			wrapped, err := kek.Wrap(dst, key, aad)
+			wrapped, err := kek.Wrap(t.Context(), dst, key, aad)
 			if err != nil || !bytes.HasPrefix(wrapped, dst) || len(wrapped) > 200 {
 				t.Fatalf("%q, %v", wrapped, err)
 			}
-			got, err := kek.Unwrap(dst, wrapped[len(dst):], aad)
+			got, err := kek.Unwrap(t.Context(), dst, wrapped[len(dst):], aad)
 			if err != nil || !bytes.Equal(got, append(bytes.Clone(dst), key...)) {
 				t.Errorf("%x, %v", got, err)
 			}
@@ -45,7 +45,7 @@ func TestKEK(t *testing.T) {
 	}
 	unwraps := func(wrapped, aad []byte, want error) {
 		t.Helper()
-		got, err := kek.Unwrap(nil, wrapped, aad)
+		got, err := kek.Unwrap(t.Context(), nil, wrapped, aad)
 		if !errors.Is(err, want) || want == nil && !bytes.Equal(got, key) || want != nil && got != nil {
 			t.Errorf("%q: %x, %v, want %v", wrapped, got, err, want)
 		}
@@ -55,6 +55,14 @@ func TestKEK(t *testing.T) {
 	unwraps(wrapped, nil, keys.ErrWrongKey)
 	for _, bad := range [][]byte{nil, []byte("x"), []byte("vault:v1"), []byte("vault:v1:"), []byte("vault:v1:AAAA"), []byte("vault:v1:!"), []byte("vault:v9:AAAA"), []byte("vault:vx:AAAA"), []byte("vault:v:AAAA"), []byte("vault:v0:AAAA"), wrapped[:len(wrapped)-4], append(bytes.Clone(wrapped), "AAAA"...)} {
 		unwraps(bad, []byte("a"), keys.ErrWrongKey)
+	}
+	for text, want := range map[string]int{
+		string(wrapped): 1, "vault:v12:AAAA": 12, "vault:v1:": 1, "": 0, "vault:v1": 0, "vault:v0:AAAA": 0, "vault:v01:AAAA": 0, "vault:v+1:AAAA": 0, "vault:v-1:AAAA": 0,
+		"1:AAAA": 0, "vault:v:AAAA": 0, "vault:v99999999999999999999:AAAA": 0,
+	} {
+		if got := kek.Version([]byte(text)); got != want {
+			t.Errorf("%q is of version %d, want %d", text, got, want)
+		}
 	}
 	// Rotated: the old is read by the old version, and wrapped again by the new one.
 	k.rotate(t)
@@ -71,14 +79,14 @@ func TestKEK(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if first, err := pinned.Wrap(nil, key, nil); err != nil || !strings.HasPrefix(string(first), "vault:v1:") {
+	if first, err := pinned.Wrap(t.Context(), nil, key, nil); err != nil || !strings.HasPrefix(string(first), "vault:v1:") {
 		t.Errorf("with version 1: %q, %v", first, err)
 	}
 	// Archived, and gone.
 	k.min, k.minOpen = 2, 2
 	unwraps(wrapped, []byte("a"), keys.ErrGone)
 	unwraps(again, []byte("a"), nil)
-	if _, err := pinned.Wrap(nil, key, nil); !errors.Is(err, keys.ErrGone) {
+	if _, err := pinned.Wrap(t.Context(), nil, key, nil); !errors.Is(err, keys.ErrGone) {
 		t.Errorf("with an archived version: %v", err)
 	}
 	f.addKey(t, "tenant", "aes256-gcm96").rotate(t)
@@ -93,10 +101,10 @@ func TestKEK(t *testing.T) {
 			fmt.Fprintf(w, `{"data":%s}`, answer)
 			return true
 		}
-		if got, err := kek.Wrap(nil, key, nil); err == nil {
+		if got, err := kek.Wrap(t.Context(), nil, key, nil); err == nil {
 			t.Errorf("%s: wrapped as %q", answer, got)
 		}
-		if got, err := kek.Unwrap(nil, again, nil); err == nil {
+		if got, err := kek.Unwrap(t.Context(), nil, again, nil); err == nil {
 			t.Errorf("%s: unwrapped as %q", answer, got)
 		}
 	}

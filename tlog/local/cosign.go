@@ -117,8 +117,8 @@ func (l *Log) cosign(ctx context.Context) error {
 	var quorum *tlog.QuorumError
 	if err != nil {
 		l.counts.cosignErrors.Add(1)
-		if !errors.As(err, &quorum) {
-			return err
+		if jerr := l.judge(err); jerr != err || !errors.As(err, &quorum) {
+			return jerr // a proof could not be made because of what the store has, or nothing came back
 		}
 	}
 	if serr := l.sameCheckpoint(v.signed, got); serr != nil {

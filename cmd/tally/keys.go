@@ -12,8 +12,9 @@ import (
 )
 
 func (t *tally) keys(_ context.Context, args []string) error {
-	fs := t.flags("keys new NAME | new-log ORIGIN FILE | new-kek FILE", `Makes a key: for a caller, for a log, or to wrap data keys.
+	fs := t.flags("keys new NAME | new-log ORIGIN FILE | new-kek FILE", `Makes a key: for a caller or a gateway, for a log, or to wrap data keys.
 A caller's key is printed once and kept nowhere; its hash goes into the configuration.`)
+	mldsa := fs.Bool("ml-dsa", false, "a log's further key, ML-DSA-44, which signs beside its first")
 	rest, err := parse(fs, args, 1, 3)
 	if err != nil {
 		return err
@@ -23,6 +24,12 @@ A caller's key is printed once and kept nowhere; its hash goes into the configur
 		key := "tk-" + assemble.NewSecret()
 		sum := sha256.Sum256([]byte(key))
 		fmt.Fprintf(t.stdout, "key: %s\n\nGive the key to %s and put under gateway.callers:\n\n  - name: %q\n    sha256: %s\n", key, rest[1], rest[1], hex.EncodeToString(sum[:]))
+	case rest[0] == "new-log" && len(rest) == 3 && *mldsa:
+		s, err := file.CreateCosigner(rest[2], rest[1], file.MLDSA44Cosigner)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(t.stdout, "The log's further key is in %s; name it in also_keys. Auditors and witnesses know it as:\n\n%s\n", rest[2], s.VerifierKey())
 	case rest[0] == "new-log" && len(rest) == 3:
 		s, err := file.Create(rest[2], rest[1])
 		if err != nil {

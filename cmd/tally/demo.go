@@ -165,7 +165,7 @@ gateway:
 	if d.c, err = config.Load(path); err != nil {
 		return err
 	}
-	signer, err := file.Load(d.c.Key, origin)
+	signer, err := file.Load(filepath.Join(d.dir, "log.key"), origin)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 
@@ -16,7 +17,7 @@ import (
 )
 
 func (t *tally) serve(ctx context.Context, args []string) error {
-	fs := t.flags("serve --config FILE", "Runs the gateway and the log until it is interrupted. Then calls under way finish, the\nlast checkpoint is signed, and it ends.")
+	fs := t.flags("serve --config FILE", "Runs the gateway and the log until it is interrupted. Then calls under way finish, the\nlast checkpoint is signed, and it ends. On SIGHUP it reads the file again: keys, policy and\nwitnesses of its log can change while it runs.")
 	path := fs.String("config", "", "the `file` that says how")
 	if _, err := parse(fs, args, 0, 0); err != nil {
 		return err
@@ -52,7 +53,34 @@ func (t *tally) serve(ctx context.Context, args []string) error {
 	if err := h.Vault.Quarantined(); err != nil {
 		log.Error("the log is in quarantine: it serves reads and signs nothing", "why", err)
 	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go t.reload(ctx, hup, *path, h, log)
 	return h.Run(ctx, at)
+}
+
+// reload reads the file again whenever it is told to, and hands on what can change while everything runs.
+func (t *tally) reload(ctx context.Context, hup <-chan os.Signal, path string, h *assemble.House, log *slog.Logger) {
+	for {
+		select {
+		case <-hup:
+		case <-ctx.Done():
+			return
+		}
+		c, err := config.Load(path)
+		if err != nil {
+			log.Error("the file is not taken, and everything goes on as it was", "err", err)
+			continue
+		}
+		select {
+		case h.Reload <- c:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // house builds what a configuration says and opens its listeners.

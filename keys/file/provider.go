@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"github.com/tallystick/tallystick/keys"
 )
 
-// Provider makes signers of the keys that references file:PATH name. It holds nothing.
+// Provider makes signers of the keys that references file:PATH name: Ed25519 keys as [Create] makes them, and ML-DSA-44
+// keys as [CreateCosigner] does. It holds nothing.
 type Provider struct{}
 
 var _ keys.Provider = Provider{}
@@ -18,7 +21,7 @@ func (Provider) Signer(ctx context.Context, ref keys.Reference, origin, vkey str
 	if ref.Scheme != keys.SchemeFile {
 		return nil, fmt.Errorf("keys/file: %s is no file", ref)
 	}
-	s, err := Load(ref.Path, origin)
+	s, err := load(ref.Path, origin)
 	if err != nil {
 		return nil, err
 	}
@@ -26,4 +29,18 @@ func (Provider) Signer(ctx context.Context, ref keys.Reference, origin, vkey str
 		return nil, fmt.Errorf("keys/file: %s has the public key %s, and pinned is %.200s: %w", ref.Path, s.VerifierKey(), vkey, keys.ErrNotPinned)
 	}
 	return keys.Pin(ref, s.VerifierKey(), s.Sign)
+}
+
+// load reads a log's key of either kind.
+func load(path, origin string) (interface {
+	note.Signer
+	VerifierKey() string
+}, error) {
+	if c, err := LoadCosigner(path); err == nil && c.Subtrees() {
+		if c.Name() != origin {
+			return nil, fmt.Errorf("keys/file: %s is a key of %q, not of the log %q", path, c.Name(), origin)
+		}
+		return c, nil
+	}
+	return Load(path, origin)
 }

@@ -139,7 +139,7 @@ func (l *Log) keptUpTo(db *pebble.DB, size uint64) ([]tlog.Checkpoint, error) {
 		if err != nil {
 			return nil, err
 		}
-		c, _, err := tlog.OpenCheckpoint(v, l.cfg.verifiers()...)
+		c, _, err := tlog.OpenCheckpoint(v, l.terms.Load().all...)
 		if err == nil && c.Size != indexOf(it.Key()) {
 			err = fmt.Errorf("it is of size %d", c.Size)
 		}

@@ -48,10 +48,11 @@ func (l *Log) mayBegin() bool {
 
 // accepts says whether a signed checkpoint may be published.
 func (l *Log) accepts(signed []byte) bool {
-	if l.cfg.Policy == nil {
+	p := l.terms.Load().policy
+	if p == nil {
 		return true
 	}
-	_, _, err := l.cfg.Policy.Check(signed)
+	_, _, err := p.Check(signed)
 	return err == nil
 }
 
@@ -103,7 +104,7 @@ func (l *Log) uncosigned() bool {
 //  4. publish it
 func (l *Log) cosign(ctx context.Context) error {
 	v := l.kept.Load()
-	got, err := l.cfg.Cosigner.Cosign(ctx, v.signed, func(ctx context.Context, old uint64) (p tlog.Proof, err error) {
+	got, err := l.terms.Load().cosigner.Cosign(ctx, v.signed, func(ctx context.Context, old uint64) (p tlog.Proof, err error) {
 		err = l.withStore(func(db *pebble.DB) error {
 			p, err = tlog.Tiles{Reader: storeTiles{db, v.edge}, Size: v.size}.Consistency(ctx, old)
 			return err
@@ -130,7 +131,7 @@ func (l *Log) cosign(ctx context.Context) error {
 	if !l.accepts(got) {
 		if err == nil {
 			l.counts.cosignErrors.Add(1)
-			_, _, err = l.cfg.Policy.Check(got)
+			_, _, err = l.terms.Load().policy.Check(got)
 		}
 		return err
 	}
@@ -142,7 +143,7 @@ func (l *Log) cosign(ctx context.Context) error {
 
 // sameCheckpoint says whether what came back from a cosigner is what was submitted, with the log's signatures in place.
 func (l *Log) sameCheckpoint(submitted, got []byte) error {
-	c, _, err := tlog.OpenCheckpoint(got, l.cfg.verifiers()...)
+	c, _, err := tlog.OpenCheckpoint(got, l.terms.Load().all...)
 	if err != nil {
 		return fmt.Errorf("what the cosigner gave back: %w", err)
 	}

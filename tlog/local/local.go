@@ -30,6 +30,9 @@ type Config struct {
 	// Also are further keys of the log, of other kinds than the first, which sign beside it and are pinned like it: an
 	// ML-DSA-44 key, say. A checkpoint is signed by all keys or not at all.
 	Also []Key
+	// Former are public keys that signed for the log before and do so no more. Checkpoints of then, which the store keeps,
+	// are believed by them.
+	Former []note.Verifier
 	// Latest is the anchor. It remembers, outside this disk, the text of the newest checkpoint. Not needed with
 	// ReadOnly, but then nothing is compared with it.
 	Latest tlog.Latest
@@ -106,21 +109,38 @@ type Key struct {
 	Verifier note.Verifier
 }
 
-// signers and verifiers return all keys of the log.
-func (c *Config) signers() []note.Signer {
-	all := []note.Signer{c.Signer}
-	for _, k := range c.Also {
-		all = append(all, k.Signer)
-	}
-	return all
+// The terms of a log are who signs and who cosigns, and what may be published: the part of a configuration that can change while a log
+// runs.
+type terms struct {
+	signers  []note.Signer
+	pinned   []note.Verifier // of the signers
+	all      []note.Verifier // these, and the former ones
+	cosigner tlog.Cosigner
+	policy   *tlog.Policy
 }
 
-func (c *Config) verifiers() []note.Verifier {
-	all := []note.Verifier{c.Verifier}
-	for _, k := range c.Also {
-		all = append(all, k.Verifier)
+// terms checks them.
+func (c *Config) terms() (*terms, error) {
+	t := &terms{cosigner: c.Cosigner, policy: c.Policy}
+	for _, k := range append([]Key{{c.Signer, c.Verifier}}, c.Also...) {
+		if err := c.checkKey(k); err != nil {
+			return nil, err
+		}
+		t.signers, t.pinned = append(t.signers, k.Signer), append(t.pinned, k.Verifier)
 	}
-	return all
+	t.all = slices.Clone(t.pinned)
+	for _, v := range c.Former {
+		if v.Name() != c.Origin {
+			return nil, fmt.Errorf("tlog/local: a former key is of %q and the log is %q", v.Name(), c.Origin)
+		}
+		if !slices.ContainsFunc(t.all, func(k note.Verifier) bool { return k.KeyHash() == v.KeyHash() }) {
+			t.all = append(t.all, v)
+		}
+	}
+	if c.Policy != nil && !slices.ContainsFunc(c.Policy.Logs(), func(l tlog.PolicyLog) bool { return l.Origin == c.Origin }) {
+		return nil, fmt.Errorf("tlog/local: the policy does not know the log %q; add a log line with its key", c.Origin)
+	}
+	return t, nil
 }
 
 func (c *Config) checkKey(k Key) error {
@@ -138,20 +158,37 @@ func (c *Config) checkKey(k Key) error {
 	return nil
 }
 
+// Rekey has the log go on, from its next checkpoint, with the keys, the former keys, the policy and the cosigner of c, of which
+// it looks at nothing else. The keys of until now are former ones from then on. Whoever follows the log must know one of the
+// new keys before it signs alone: let old and new sign together for a while.
+func (l *Log) Rekey(c Config) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := l.terms.Load()
+	c.Origin, c.ReadOnly = l.cfg.Origin, false
+	c.Former = append(slices.Clone(c.Former), old.all...)
+	now, err := c.terms()
+	switch {
+	case err != nil:
+		return err
+	case l.cfg.ReadOnly:
+		return fmt.Errorf("a log opened for reading only signs nothing: %w", tlog.ErrClosed)
+	case (old.cosigner == nil) != (now.cosigner == nil):
+		return errors.New("tlog/local: witnesses can be changed while the log runs, and not be taken up or given up: open it again")
+	}
+	l.terms.Store(now)
+	return nil
+}
+
 func (c *Config) defaults(dir string) error {
 	if err := tlog.CheckOrigin(c.Origin); err != nil {
 		return err
 	}
-	for _, k := range append([]Key{{c.Signer, c.Verifier}}, c.Also...) {
-		if err := c.checkKey(k); err != nil {
-			return err
-		}
+	if _, err := c.terms(); err != nil {
+		return err
 	}
 	if c.Latest == nil && !c.ReadOnly {
 		return errors.New("tlog/local: no anchor: name where the newest checkpoint is remembered")
-	}
-	if c.Policy != nil && !slices.ContainsFunc(c.Policy.Logs(), func(l tlog.PolicyLog) bool { return l.Origin == c.Origin }) {
-		return fmt.Errorf("tlog/local: the policy does not know the log %q; add a log line with its key", c.Origin)
 	}
 	if c.FS == nil {
 		c.FS = vfs.Default
@@ -192,6 +229,7 @@ func or[T comparable](p *T, def T) {
 type Log struct {
 	cfg    Config
 	dir    string
+	terms  atomic.Pointer[terms]
 	lock   *pebble.Lock
 	cache  *pebble.Cache
 	head   *head

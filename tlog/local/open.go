@@ -28,6 +28,11 @@ func Open(dir string, cfg Config) (*Log, error) {
 		return nil, err
 	}
 	l := &Log{cfg: cfg, dir: dir, start: time.Now(), broken: make(chan struct{}), committing: make(chan *flight, inFlight), idle: make(chan *flight, inFlight)}
+	t, err := cfg.terms()
+	if err != nil {
+		return nil, err
+	}
+	l.terms.Store(t)
 	l.queue.wake = make(chan struct{}, 1)
 	l.cosigning.fresh, l.cosigning.answer = make(chan struct{}, 1), make(chan struct{}, 1)
 	l.head = openHead(cfg.FS, cfg.Head, cfg.Origin)
@@ -385,7 +390,7 @@ func (l *Log) showKept(d state) {
 		if err != nil {
 			return
 		}
-		if c, _, err := tlog.OpenCheckpoint(signed, l.cfg.verifiers()...); err == nil && c.Size == indexOf(it.Key()) && l.accepts(signed) {
+		if c, _, err := tlog.OpenCheckpoint(signed, l.terms.Load().all...); err == nil && c.Size == indexOf(it.Key()) && l.accepts(signed) {
 			l.published.Store(&published{size: c.Size, signed: append([]byte(nil), signed...)})
 			return
 		}
@@ -408,7 +413,7 @@ func (l *Log) showNewest(ctx context.Context) error {
 			return err
 		}
 		signed := append([]byte(nil), v...)
-		c, _, err := tlog.OpenCheckpoint(signed, l.cfg.verifiers()...)
+		c, _, err := tlog.OpenCheckpoint(signed, l.terms.Load().all...)
 		if err == nil && c.Size != size {
 			err = fmt.Errorf("it is of size %d", c.Size)
 		}

@@ -390,17 +390,17 @@ func (l *Log) continues(ctx context.Context, store pebble.Reader, who string, c 
 
 // sign signs c and believes nobody: the bytes are opened again with the pinned key.
 func (l *Log) sign(c tlog.Checkpoint) ([]byte, error) {
-	signed, err := tlog.SignCheckpoint(c, l.cfg.signers()...)
+	keys := l.terms.Load()
+	signed, err := tlog.SignCheckpoint(c, keys.signers...)
 	if err != nil {
 		return nil, err
 	}
-	keys := l.cfg.verifiers()
-	got, n, err := tlog.OpenCheckpoint(signed, keys...)
+	got, n, err := tlog.OpenCheckpoint(signed, keys.pinned...)
 	if err != nil {
 		return nil, fmt.Errorf("the signer's signature is not by the pinned key: %w", err)
 	}
-	if len(n.Sigs) != len(keys) || len(n.UnverifiedSigs) != 0 {
-		return nil, fmt.Errorf("tlog/local: %d of %d signatures are by the pinned keys", len(n.Sigs), len(keys))
+	if len(n.Sigs) != len(keys.pinned) || len(n.UnverifiedSigs) != 0 {
+		return nil, fmt.Errorf("tlog/local: %d of %d signatures are by the pinned keys", len(n.Sigs), len(keys.pinned))
 	}
 	if got != c {
 		return nil, fmt.Errorf("tlog/local: signed a checkpoint of size %d where one of %d was due", got.Size, c.Size)

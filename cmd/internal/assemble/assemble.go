@@ -24,10 +24,8 @@ import (
 	"github.com/tallystick/tallystick/audit"
 	"github.com/tallystick/tallystick/cmd/internal/config"
 	"github.com/tallystick/tallystick/gateway"
-	"github.com/tallystick/tallystick/keys/file"
 	"github.com/tallystick/tallystick/keys/ring"
 	"github.com/tallystick/tallystick/tlog"
-	"github.com/tallystick/tallystick/tlog/latest"
 	"github.com/tallystick/tallystick/tlog/local"
 	"github.com/tallystick/tallystick/tlog/record"
 	"github.com/tallystick/tallystick/tlog/remote"
@@ -55,9 +53,10 @@ type Log interface {
 type Vault struct {
 	Log   Log
 	local *local.Log // Log, where it is in this process
-	key   string     // the log's verifier key, where it is
+	vkeys []string   // the log's verifier keys, where it is
 	ring  *ring.Ring // nil where there are no records of our own
 	keys  ring.ByName
+	refs  *Keyring
 	pens  []*remote.Log // of writers beside Log's own, where it is in another process
 	runs  []func(context.Context) error
 	c     *config.Config
@@ -66,7 +65,11 @@ type Vault struct {
 
 // OpenVault opens the log, or says where it is, and opens the ring of data keys.
 func OpenVault(c *config.Config, env Env) (*Vault, error) {
-	v := &Vault{c: c, env: env}
+	return openVault(c, env, NewKeyring(c, env))
+}
+
+func openVault(c *config.Config, env Env, refs *Keyring) (*Vault, error) {
+	v := &Vault{c: c, env: env, refs: refs}
 	open := v.openRemote
 	if c.HasLog() {
 		open = v.openLocal
@@ -75,9 +78,10 @@ func OpenVault(c *config.Config, env Env) (*Vault, error) {
 		return nil, err
 	}
 	if c.DataKeys.Dir == "" {
+		v.runs = append(v.runs, refs.Runs...)
 		return v, nil
 	}
-	kek, err := file.LoadKEK(c.DataKeys.KEK)
+	kek, err := refs.KEK()
 	if err != nil {
 		return nil, errors.Join(err, v.Close())
 	}
@@ -85,7 +89,7 @@ func OpenVault(c *config.Config, env Env) (*Vault, error) {
 		return nil, errors.Join(err, v.Close())
 	}
 	v.keys = ring.ByName{Ring: v.ring}
-	v.runs = append(v.runs, v.ring.Run)
+	v.runs = append(append(v.runs, v.ring.Run), refs.Runs...)
 	return v, nil
 }
 
@@ -107,7 +111,7 @@ func (v *Vault) openLocal() error {
 	v.runs = append(v.runs, l.Run)
 	policy := lc.Policy
 	if policy == nil {
-		policy = policyOf(lc.Origin, v.key)
+		policy = policyOf(v.vkeys)
 	}
 	client, err := v.outsideClient()
 	if err != nil {
@@ -135,36 +139,34 @@ func (v *Vault) openLocal() error {
 }
 
 // localConfig reads what a log in this process is made of.
-func (v *Vault) localConfig() (local.Config, error) {
+func (v *Vault) localConfig() (out local.Config, err error) {
 	c := v.c
-	signer, err := file.Load(c.Key, c.Origin)
+	signers, err := v.refs.Signers(context.Background())
 	if err != nil {
 		return local.Config{}, err
 	}
-	anchor, err := latest.Open(c.AnchorDir())
+	anchor, err := v.refs.Anchor()
 	if err != nil {
 		return local.Config{}, err
 	}
-	v.key = signer.VerifierKey()
-	out := local.Config{
-		Origin: c.Origin, Signer: signer, Verifier: signer.Verifier(), Latest: anchor, Head: c.Head,
+	for _, s := range signers {
+		v.vkeys = append(v.vkeys, s.VerifierKey())
+	}
+	pairs := localKeys(signers)
+	out = local.Config{
+		Origin: c.Origin, Signer: pairs[0].Signer, Verifier: pairs[0].Verifier, Also: pairs[1:], Latest: anchor, Head: c.Head,
 		Interval: time.Duration(c.Interval), CosignEvery: time.Duration(c.Witnesses.Interval),
 		Unwitnessed: c.Witnesses.Unwitnessed, Logger: v.env.Logger, Fatal: v.env.Fatal,
 	}
 	if v.env.Brief {
 		out.LastWait = time.Second
 	}
-	for _, path := range c.AlsoKeys {
-		s, err := file.LoadCosigner(path)
-		if err != nil {
-			return out, err
+	former := slices.Clone(c.FormerKeys)
+	defer func() {
+		if err == nil {
+			err = addFormer(&out, former)
 		}
-		pinned, err := tlog.NewLogVerifier(s.VerifierKey())
-		if err != nil {
-			return out, fmt.Errorf("also_keys: %s: %w", path, err)
-		}
-		out.Also = append(out.Also, local.Key{Signer: s, Verifier: pinned})
-	}
+	}()
 	if c.Policy == "" {
 		return out, nil
 	}
@@ -176,8 +178,13 @@ func (v *Vault) localConfig() (local.Config, error) {
 	if err != nil {
 		return out, fmt.Errorf("policy %s: %w", c.Policy, err)
 	}
-	if !slices.ContainsFunc(policy.Logs(), func(l tlog.PolicyLog) bool { return l.Key == v.key }) {
-		return out, fmt.Errorf("policy %s: it does not have the key in %s; add the line: log %s", c.Policy, c.Key, v.key)
+	if !slices.ContainsFunc(policy.Logs(), func(l tlog.PolicyLog) bool { return slices.Contains(v.vkeys, l.Key) }) {
+		return out, fmt.Errorf("policy %s: it does not have the key %s; add the line: log %s", c.Policy, c.Key, v.vkeys[0])
+	}
+	for _, l := range policy.Logs() {
+		if l.Origin == c.Origin {
+			former = append(former, l.Key)
+		}
 	}
 	if !c.Witnesses.Uncosigned {
 		out.Policy = policy
@@ -198,11 +205,44 @@ func (v *Vault) localConfig() (local.Config, error) {
 	return out, err
 }
 
-// policyOf believes a log by its key and asks for no witness.
-func policyOf(origin, vkey string) *tlog.Policy {
-	p, err := tlog.ParsePolicy([]byte("log " + vkey + "\nquorum none\n"))
+// addFormer adds public keys that signed before.
+func addFormer(c *local.Config, vkeys []string) error {
+	for _, k := range vkeys {
+		v, err := tlog.NewLogVerifier(k)
+		if err != nil {
+			return fmt.Errorf("former_keys: %w", err)
+		}
+		c.Former = append(c.Former, v)
+	}
+	return nil
+}
+
+// Rekey has a log in this process go on with the keys, the policy and the witnesses of another configuration. What it returns
+// keeps log-ins alive for as long as those are used.
+func (v *Vault) Rekey(c *config.Config) (run func(context.Context) error, err error) {
+	if v.local == nil || c.Log != v.c.Log || c.Origin != v.c.Origin {
+		return nil, errors.New("keys, policy and witnesses of a log in this process can be changed while it runs, and nothing else: start again")
+	}
+	refs := NewKeyring(c, v.env)
+	lc, err := (&Vault{c: c, env: v.env, refs: refs}).localConfig()
 	if err != nil {
-		panic(err) // the key was made from a signer
+		return nil, err
+	}
+	if err := v.local.Rekey(lc); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error { return together(ctx, refs.Runs...) }, nil
+}
+
+// policyOf believes a log by its keys and asks for no witness.
+func policyOf(vkeys []string) *tlog.Policy {
+	var text []byte
+	for _, k := range vkeys {
+		text = fmt.Appendf(text, "log %s\n", k)
+	}
+	p, err := tlog.ParsePolicy(append(text, "quorum none\n"...))
+	if err != nil {
+		panic(err) // the keys are those of signers
 	}
 	return p
 }
@@ -273,8 +313,13 @@ func (v *Vault) remote(writer string) (*remote.Log, error) {
 	return remote.New(out)
 }
 
-// Key returns the log's verifier key, or "" where the log is in another process.
-func (v *Vault) Key() string { return v.key }
+// Key returns the log's first verifier key, or "" where the log is in another process.
+func (v *Vault) Key() string {
+	if len(v.vkeys) == 0 {
+		return ""
+	}
+	return v.vkeys[0]
+}
 
 // Quarantined returns why the log in this process is in quarantine, or nil.
 func (v *Vault) Quarantined() error {
@@ -327,9 +372,11 @@ type House struct {
 	Vault   *Vault
 	Gateway *gateway.Gateway // nil in the log's own process
 	Appends *remote.Server   // for gateways in other processes; nil for none
-	api     http.Handler
-	pen     *record.Writer // the desk's; nil without a gateway
-	env     Env
+	// Reload takes configurations whose keys, policy and witnesses the running log is to go on with.
+	Reload chan *config.Config
+	api    http.Handler
+	pen    *record.Writer // the desk's; nil without a gateway
+	env    Env
 }
 
 // Listeners are where a house is spoken to. Those of what it does not have are nil.
@@ -344,19 +391,20 @@ func Build(c *config.Config, env Env) (*House, error) {
 	var gc gateway.Config
 	var token []byte
 	var err error
+	refs := NewKeyring(c, env)
 	if c.HasGateway() {
-		if gc, err = gatewayConfig(c, env); err != nil {
+		if gc, err = gatewayConfig(c, env, refs); err != nil {
 			return nil, err
 		}
 		if token, err = operatorToken(c.Operators); err != nil {
 			return nil, err
 		}
 	}
-	v, err := OpenVault(c, env)
+	v, err := openVault(c, env, refs)
 	if err != nil {
 		return nil, err
 	}
-	h := &House{Vault: v, env: env}
+	h := &House{Vault: v, env: env, Reload: make(chan *config.Config)}
 	mux := http.NewServeMux()
 	mux.Handle("/", tiles.Handler(v.Log, tiles.Options{Log: env.Logger}))
 	h.api = mux
@@ -427,7 +475,7 @@ func (h *House) Run(ctx context.Context, at Listeners) error {
 	vault := make(chan error, 1)
 	go func() { vault <- h.Vault.Run(vctx) }()
 
-	runs := []func(context.Context) error{func(ctx context.Context) error { return h.serveReads(ctx, at.Reads) }}
+	runs := []func(context.Context) error{func(ctx context.Context) error { return h.serveReads(ctx, at.Reads) }, h.reloads}
 	if h.Gateway != nil {
 		runs = append(runs,
 			func(ctx context.Context) error { return h.Gateway.Run(ctx, at.Calls) },
@@ -462,6 +510,33 @@ func (h *House) Run(ctx context.Context, at Listeners) error {
 		err = nil // said once is enough
 	}
 	return errors.Join(err, verr, h.Vault.Close())
+}
+
+// reloads has the log go on by other configurations, one after another.
+func (h *House) reloads(ctx context.Context) error {
+	end := func() {}
+	defer func() { end() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case c := <-h.Reload:
+			run, err := h.Vault.Rekey(c)
+			if err != nil {
+				h.env.Logger.Error("the log goes on as it was", "err", err)
+				continue
+			}
+			end()
+			rctx, cancel := context.WithCancel(ctx)
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				run(rctx) // it logs what fails, and tries again
+			}()
+			end = func() { cancel(); <-ended }
+			h.env.Logger.Info("the log goes on with other keys", "origin", c.Origin, "key", c.PublicKey)
+		}
+	}
 }
 
 // serveReads serves the log's public half, and the desk, to whoever reads.
@@ -504,7 +579,7 @@ func together(ctx context.Context, runs ...func(context.Context) error) error {
 }
 
 // gatewayConfig reads what the gateway's part of the file refers to.
-func gatewayConfig(c *config.Config, env Env) (gateway.Config, error) {
+func gatewayConfig(c *config.Config, env Env, refs *Keyring) (gateway.Config, error) {
 	g := c.Gateway
 	mode, err := gateway.ParseMode(g.Mode)
 	if err != nil {
@@ -537,7 +612,7 @@ func gatewayConfig(c *config.Config, env Env) (gateway.Config, error) {
 			Name: r.Name, API: api, Prefix: r.Prefix, Upstream: up, Header: r.Header, Scheme: r.Scheme, Forward: r.Forward, Return: r.Return,
 		}
 		if !r.Credential.IsZero() {
-			secret, err := r.Credential.Load(env.LookupEnv)
+			secret, err := refs.Credential(context.Background(), r.Credential)
 			if err != nil {
 				return out, fmt.Errorf("route %q: %w", r.Name, err)
 			}
@@ -614,7 +689,7 @@ func OpenReadOnly(c *config.Config, env Env) (*local.Log, error) {
 	if !c.HasLog() {
 		return nil, fmt.Errorf("the log %s is in another process; ask there, or read it with --log %s", c.Origin, c.Log)
 	}
-	v := &Vault{c: c, env: env}
+	v := &Vault{c: c, env: env, refs: NewKeyring(c, env)}
 	lc, err := v.localConfig()
 	if err != nil {
 		return nil, err

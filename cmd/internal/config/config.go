@@ -29,15 +29,32 @@ type Config struct {
 	Log string `yaml:"log"`
 	// Origin is the log's name for ever: a schema-less URL such as log.example/2026.
 	Origin string `yaml:"origin"`
-	// Key is the file of the log's signing key. `tally keys new-log` makes one.
+	// Key is where the log's signing key is: a file, which `tally keys new-log` makes, or a reference such as
+	// vault:transit/NAME?version=1, which `tally keys init` sets up.
 	Key string `yaml:"key"`
-	// AlsoKeys are files of further keys of the log that sign beside it: ML-DSA-44 keys, which
-	// `tally keys new-log --ml-dsa` makes.
-	AlsoKeys []string `yaml:"also_keys"`
-	// Anchor is where the newest checkpoint is remembered: dir:DIR, outside the log's disk.
+	// PublicKey is the log's verifier key, name+hash+base64. Needed where the key is not in a file: what it does not
+	// verify is not published.
+	PublicKey string `yaml:"public_key"`
+	// AlsoKeys are further keys of the log that sign beside the first: ML-DSA-44 keys, which `tally keys new-log
+	// --ml-dsa` makes, and for the overlap of a rotation the key of before.
+	AlsoKeys []AlsoKey `yaml:"also_keys"`
+	// FormerKeys are public keys that signed for the log before: what they signed then is kept and believed. Those in the
+	// policy are known as well.
+	FormerKeys []string `yaml:"former_keys"`
+	// KeyPassword is that of keys in encrypted PEM files.
+	KeyPassword keys.Credential `yaml:"key_password"`
+	// Vault says how to reach the Vault that references name, and as whom. Without it the variables that Vault's own tools
+	// read do (VAULT_ADDR, VAULT_TOKEN and so on).
+	Vault *Vault `yaml:"vault"`
+	// VaultAnchor and VaultKeys are other identities, at the same Vault or another, for the anchor and for data keys. One
+	// stolen token is then not all of it. By default they are those of vault.
+	VaultAnchor *Vault `yaml:"vault_anchor"`
+	VaultKeys   *Vault `yaml:"vault_keys"`
+	// Anchor is where the newest checkpoint is remembered: dir:DIR, outside the log's disk, or vault:MOUNT/PATH, in a KV v2
+	// engine.
 	Anchor string `yaml:"anchor"`
 	// Head is the path of the head file, which remembers every acknowledged entry; by default HEAD in the anchor's
-	// directory. Best on another disk than the log.
+	// directory, or in the log's where the anchor is none. Best on another disk than the log.
 	Head string `yaml:"head"`
 	// Interval is the time between checkpoints while the log grows; by default 100ms.
 	Interval Duration `yaml:"interval"`
@@ -61,6 +78,8 @@ type Config struct {
 	Operators string `yaml:"operators"`
 	// Gateway is what stands between callers and models.
 	Gateway Gateway `yaml:"gateway"`
+
+	dir string // what relative paths are relative to
 }
 
 // Witnesses says how the witnesses of the policy are asked; what is left out has the default of witness.QuorumConfig.
@@ -118,10 +137,66 @@ type LogAccess struct {
 	Roots string          `yaml:"roots"` // a PEM file of the authorities that the log's certificate comes from; by default the system's
 }
 
+// AlsoKey is a further key of the log.
+type AlsoKey struct {
+	Key       string `yaml:"key"`        // as the first one's
+	PublicKey string `yaml:"public_key"` // as the first one's
+}
+
+// Vault is one identity at a Vault.
+type Vault struct {
+	Address    string     `yaml:"address"`     // https://vault.example:8200
+	Namespace  string     `yaml:"namespace"`   // by default none
+	CA         string     `yaml:"ca"`          // a PEM file of authorities; by default the system's
+	CAPath     string     `yaml:"ca_path"`     // a directory of such files
+	ClientCert string     `yaml:"client_cert"` // a PEM file to show
+	ClientKey  string     `yaml:"client_key"`  // and its key
+	ServerName string     `yaml:"server_name"` // in Vault's certificate, where it is not the address's
+	SkipVerify bool       `yaml:"skip_verify"` // believe any certificate
+	AllowHTTP  bool       `yaml:"allow_http"`  // speak plain HTTP to another machine
+	Timeout    Duration   `yaml:"timeout"`     // of one request; by default 3s
+	Proxy      string     `yaml:"proxy"`       // by default what HTTPS_PROXY says
+	Login      VaultLogin `yaml:"login"`
+}
+
+// VaultLogin has exactly one way to log in. Secrets are read anew at each log-in.
+type VaultLogin struct {
+	Token   keys.Credential `yaml:"token"`
+	AppRole *struct {
+		Mount    string          `yaml:"mount"`
+		RoleID   string          `yaml:"role_id"`
+		SecretID keys.Credential `yaml:"secret_id"`
+		Wrapped  bool            `yaml:"wrapped"` // the secret-id is a token that it was wrapped in
+	} `yaml:"approle"`
+	Kubernetes *struct {
+		Mount string `yaml:"mount"`
+		Role  string `yaml:"role"`
+		Token string `yaml:"token"` // its file; by default where Kubernetes mounts it
+	} `yaml:"kubernetes"`
+	JWT *struct {
+		Mount string          `yaml:"mount"`
+		Role  string          `yaml:"role"`
+		Token keys.Credential `yaml:"token"`
+	} `yaml:"jwt"`
+	Cert *struct {
+		Mount string `yaml:"mount"`
+		Role  string `yaml:"role"`
+	} `yaml:"cert"`
+}
+
+// Credential is a secret for another service: env: NAME, file: PATH, or vault: MOUNT/PATH#FIELD in a KV v2 engine.
+type Credential struct {
+	keys.Credential `yaml:",inline"`
+	Vault           string `yaml:"vault"`
+}
+
+// IsZero says whether there is none.
+func (c Credential) IsZero() bool { return c == Credential{} }
+
 // DataKeys says where data keys are kept.
 type DataKeys struct {
 	Dir string `yaml:"dir"` // the ring's directory
-	KEK string `yaml:"kek"` // the file of the key that wraps them; `tally keys new-kek` makes one
+	KEK string `yaml:"kek"` // the key that wraps them: a file, which `tally keys new-kek` makes, or vault:MOUNT/NAME in a transit engine
 }
 
 // Gateway is the gateway's part of the file.
@@ -173,15 +248,15 @@ type Caller struct {
 
 // Route leads to one model API.
 type Route struct {
-	Name       string          `yaml:"name"`
-	API        string          `yaml:"api"`        // openai, anthropic or http
-	Prefix     string          `yaml:"prefix"`     // needed for http: /name/
-	Upstream   string          `yaml:"upstream"`   // https://api.example.com
-	Credential keys.Credential `yaml:"credential"` // env: NAME or file: PATH
-	Header     string          `yaml:"header"`     // the credential's header; by default what the API uses
-	Scheme     string          `yaml:"scheme"`     // what goes before it, such as Bearer
-	Forward    []string        `yaml:"forward"`    // further request headers to pass to the model
-	Return     []string        `yaml:"return"`     // further response headers to pass to the caller
+	Name       string     `yaml:"name"`
+	API        string     `yaml:"api"`        // openai, anthropic or http
+	Prefix     string     `yaml:"prefix"`     // needed for http: /name/
+	Upstream   string     `yaml:"upstream"`   // https://api.example.com
+	Credential Credential `yaml:"credential"` // env: NAME, file: PATH or vault: MOUNT/PATH#FIELD
+	Header     string     `yaml:"header"`     // the credential's header; by default what the API uses
+	Scheme     string     `yaml:"scheme"`     // what goes before it, such as Bearer
+	Forward    []string   `yaml:"forward"`    // further request headers to pass to the model
+	Return     []string   `yaml:"return"`     // further response headers to pass to the caller
 }
 
 // Duration is a length of time as 100ms, 30s or 1h.
@@ -282,8 +357,27 @@ func (c *Config) checkLog() error {
 	if err != nil {
 		return err
 	}
-	if d, ok := strings.CutPrefix(c.Anchor, "dir:"); !ok || d == "" {
-		return fmt.Errorf("anchor is %q; the address of an anchor is dir:DIR", c.Anchor)
+	if d, ok := strings.CutPrefix(c.Anchor, "dir:"); ok && d == "" || !ok && !strings.HasPrefix(c.Anchor, "vault:") {
+		return fmt.Errorf("anchor is %q; the address of an anchor is dir:DIR, or vault:MOUNT/PATH", c.Anchor)
+	} else if !ok {
+		if ref, err := keys.ParseReference(c.Anchor); err != nil {
+			return fmt.Errorf("anchor: %w", err)
+		} else if ref.Version != "" || ref.Field != "" {
+			return fmt.Errorf("anchor is %s; it is vault:MOUNT/PATH, without version and field", ref)
+		}
+	}
+	for i, k := range append([]AlsoKey{{c.Key, c.PublicKey}}, c.AlsoKeys...) {
+		name := "key"
+		if i > 0 {
+			name = fmt.Sprintf("also_keys, number %d", i)
+		}
+		ref, err := reference(k.Key, "/")
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if ref.Scheme != keys.SchemeFile && k.PublicKey == "" {
+			return fmt.Errorf("%s: %s is not in a file, and there is no public_key to hold its signatures against; `tally keys init` prints it", name, ref)
+		}
 	}
 	if err := misplaced("log is in this process, and log_access is for one in another", map[string]bool{"log_access": c.LogAccess != LogAccess{}}); err != nil {
 		return err
@@ -334,6 +428,11 @@ func (c *Config) checkGateway() error {
 	); err != nil {
 		return err
 	}
+	if ref, err := reference(c.DataKeys.KEK, "/"); err != nil {
+		return fmt.Errorf("data_keys.kek: %w", err)
+	} else if ref.Scheme != keys.SchemeFile && ref.Scheme != keys.SchemeVault {
+		return fmt.Errorf("data_keys.kek is %s; data keys are wrapped by a key in a file, or by one in Vault", ref)
+	}
 	if err := record.CheckWriter(c.Gateway.ID); err != nil {
 		return fmt.Errorf("gateway.id: %w", err)
 	}
@@ -370,30 +469,68 @@ func (c *Config) resolve(dir string) {
 	if c.HasLog() {
 		log, anchor := c.LogDir(), c.AnchorDir()
 		at(&log)
-		at(&anchor)
-		c.Log, c.Anchor = "local:"+log, "dir:"+anchor
-		if c.Head == "" {
-			c.Head = filepath.Join(anchor, "HEAD")
+		c.Log = "local:" + log
+		if strings.HasPrefix(c.Anchor, "dir:") {
+			at(&anchor)
+			c.Anchor = "dir:" + anchor
+			if c.Head == "" {
+				c.Head = filepath.Join(anchor, "HEAD")
+			}
 		}
 	}
+	c.dir = dir
 	at(&c.DataKeys.Dir)
 	if c.Operators == "" {
 		c.Operators = filepath.Join(c.Dir(), "operator.token")
 	}
 	for _, p := range []*string{
-		&c.Key, &c.Head, &c.Policy, &c.DataKeys.KEK, &c.Operators, &c.Gateway.Journal, &c.Gateway.Roots, &c.Gateway.TLS.Cert, &c.Gateway.TLS.Key,
+		&c.Head, &c.Policy, &c.Operators, &c.KeyPassword.File, &c.Gateway.Journal, &c.Gateway.Roots, &c.Gateway.TLS.Cert, &c.Gateway.TLS.Key,
 		&c.Witnesses.Roots, &c.ServeLog.TLS.Cert, &c.ServeLog.TLS.Key, &c.ServeLog.Roots,
 		&c.LogAccess.TLS.Cert, &c.LogAccess.TLS.Key, &c.LogAccess.Roots, &c.LogAccess.Token.File,
 	} {
 		at(p)
 	}
-	for i := range c.AlsoKeys {
-		at(&c.AlsoKeys[i])
+	for _, v := range []*Vault{c.Vault, c.VaultAnchor, c.VaultKeys} {
+		if v == nil {
+			continue
+		}
+		for _, p := range []*string{&v.CA, &v.CAPath, &v.ClientCert, &v.ClientKey, &v.Login.Token.File} {
+			at(p)
+		}
+		if v.Login.AppRole != nil {
+			at(&v.Login.AppRole.SecretID.File)
+		}
+		if v.Login.Kubernetes != nil {
+			at(&v.Login.Kubernetes.Token)
+		}
+		if v.Login.JWT != nil {
+			at(&v.Login.JWT.Token.File)
+		}
 	}
 	for i := range c.Gateway.Routes {
 		at(&c.Gateway.Routes[i].Credential.File)
 	}
 }
+
+// reference reads where a key is: a reference, or the path of a file, which is relative to dir.
+func reference(s, dir string) (keys.Reference, error) {
+	for _, scheme := range []string{keys.SchemeFile, keys.SchemeVault, keys.SchemeAWS, keys.SchemeGCP, keys.SchemeAzure} {
+		if strings.HasPrefix(s, scheme+":") {
+			ref, err := keys.ParseReference(s)
+			if err == nil && ref.Scheme == keys.SchemeFile && !filepath.IsAbs(ref.Path) {
+				ref.Path = filepath.Join(dir, ref.Path)
+			}
+			return ref, err
+		}
+	}
+	if !filepath.IsAbs(s) {
+		s = filepath.Join(dir, s)
+	}
+	return keys.Reference{Scheme: keys.SchemeFile, Path: s}, nil
+}
+
+// Reference reads where a key of this configuration is.
+func (c *Config) Reference(key string) (keys.Reference, error) { return reference(key, c.dir) }
 
 // Dir returns the directory of this process's own data: the one with the log in it, or, without a log, with the ring.
 func (c *Config) Dir() string {
@@ -406,5 +543,11 @@ func (c *Config) Dir() string {
 // LogDir returns the directory of a local log.
 func (c *Config) LogDir() string { return strings.TrimPrefix(c.Log, "local:") }
 
-// AnchorDir returns the directory of the anchor.
-func (c *Config) AnchorDir() string { return strings.TrimPrefix(c.Anchor, "dir:") }
+// AnchorDir returns the directory of the anchor, or "" where it is elsewhere.
+func (c *Config) AnchorDir() string {
+	dir, ok := strings.CutPrefix(c.Anchor, "dir:")
+	if !ok {
+		return ""
+	}
+	return dir
+}

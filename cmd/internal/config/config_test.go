@@ -35,7 +35,7 @@ func TestParse(t *testing.T) {
 	}
 	for _, p := range []struct{ got, want string }{
 		{c.LogDir(), "/etc/tally/data/log"}, {c.AnchorDir(), "/elsewhere/anchor"}, {c.Head, "/elsewhere/anchor/HEAD"},
-		{c.Key, "/etc/tally/keys/log.key"}, {c.Operators, "/etc/tally/data/operator.token"},
+		{must(t, c, c.Key), "file:/etc/tally/keys/log.key"}, {must(t, c, c.DataKeys.KEK), "file:/etc/tally/keys/kek.key"}, {c.Operators, "/etc/tally/data/operator.token"},
 		{c.Gateway.Routes[0].Credential.File, "/etc/tally/model.key"}, {c.Gateway.Journal, "/etc/tally/data/journal"},
 	} {
 		if p.got != p.want {
@@ -47,6 +47,15 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func must(t *testing.T, c *Config, key string) string {
+	t.Helper()
+	ref, err := c.Reference(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ref.String()
+}
+
 // Every wrong file is refused with the word that leads to the fault.
 func TestParseRefuses(t *testing.T) {
 	for _, c := range []struct{ name, old, new, want string }{
@@ -54,7 +63,10 @@ func TestParseRefuses(t *testing.T) {
 		{"an unknown key deep down", "silence: 90s", "silense: 90s", "silense"},
 		{"no log", "log: local:data/log", "", "log is missing"},
 		{"another kind of log", "local:data/log", "cluster:x", "local:DIR"},
-		{"another kind of anchor", "dir:/elsewhere/anchor", "vault:x", "dir:DIR"},
+		{"another kind of anchor", "dir:/elsewhere/anchor", "s3:x", "dir:DIR"},
+		{"an anchor in no engine", "dir:/elsewhere/anchor", "vault:x", "anchor"},
+		{"a key that nobody pinned", "keys/log.key", "vault:transit/log?version=1", "public_key"},
+		{"a key-encryption key in a cloud", "keys/kek.key", "awskms:alias/kek", "data_keys.kek"},
 		{"an origin with a space", "log.example/2026", "log example", "origin"},
 		{"a duration without unit", "90s", "90", "length of time"},
 		{"a negative duration", "90s", "-1s", "length of time"},

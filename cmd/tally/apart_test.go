@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	mathrand "math/rand/v2"
 	"net"
@@ -342,6 +343,27 @@ func TestApart(t *testing.T) {
 	}
 	if out, errs, code := a.verify("bundle", bundle, "--policy", a.vars["POLICY"]); code != 0 {
 		t.Errorf("bundle: exit %d\n%s%s", code, out, errs)
+	}
+	receipt := filepath.Join(a.dir, "session.receipt")
+	req, err := a.request(t.Context(), "/.tallystick/receipts/"+session, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Method = http.MethodGet
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("receipt: %s, %v: %s", resp.Status, err, raw)
+	}
+	if err := os.WriteFile(receipt, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, errs, code := a.verify("receipt", receipt, "--policy", a.vars["POLICY"], "--url", a.vars["LOG_URL"]); code != 0 || !strings.Contains(out, "entry-in-tree") {
+		t.Errorf("receipt: exit %d\n%s%s", code, out, errs)
 	}
 	for _, url := range []string{a.vars["LOG_URL"], a.vars["DESK_URL"]} {
 		if out, errs, code := a.verify("log", "--url", url, "--policy", a.vars["POLICY"]); code != 0 {

@@ -60,14 +60,15 @@ type Log struct {
 	base      string // without a slash at its end
 	transport *http.Transport
 	queue     queue
-	stats     struct{ leases, sought, found atomic.Uint64 }
+	ran       atomic.Bool
+	acked     atomic.Uint64 // above every index that was acknowledged to us
 
-	acked atomic.Uint64 // above every index that was acknowledged to us
+	leases, sought, found atomic.Uint64 // see Stats
 
 	// Run's own.
 	lease    grant     // the newest; its epoch is zero before the first
 	leased   bool      // it can be used
-	heard    time.Time // when the server last answered
+	heard    time.Time // when the server last told the size or an index
 	failures int       // since then
 	air      map[*batch]bool
 	open     []*batch // whose outcome is open
@@ -111,10 +112,10 @@ func New(c Config) (*Log, error) {
 		DialContext:            (&net.Dialer{Timeout: min(c.Stall, 10*time.Second)}).DialContext,
 		TLSHandshakeTimeout:    min(c.Stall, 10*time.Second),
 		ResponseHeaderTimeout:  c.Stall,
-		ExpectContinueTimeout:  min(c.Stall, 5*time.Second),
+		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: maxHead,
 		MaxIdleConnsPerHost:    64,
-		IdleConnTimeout:        time.Minute, // before the server's time is over, for a connection that it closes under a request costs a lease
+		IdleConnTimeout:        30 * time.Second, // before others' time is over: a connection that is closed under a request costs a lease
 		DisableCompression:     true,
 		WriteBufferSize:        64 << 10,
 	}
@@ -132,6 +133,22 @@ func New(c Config) (*Log, error) {
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// Stats is a snapshot of what the client did, and what it has to do.
+type Stats struct {
+	Waiting      int // leaves whose outcome is not known yet
+	WaitingBytes int
+	Leases       uint64 // asked for
+	Searches     uint64 // for leaves whose outcome was open
+	Found        uint64 // bodies that a search found
+}
+
+// Stats returns where the client stands.
+func (l *Log) Stats() Stats {
+	l.queue.mu.Lock()
+	defer l.queue.mu.Unlock()
+	return Stats{l.queue.all.leaves, l.queue.all.bytes, l.leases.Load(), l.sought.Load(), l.found.Load()}
 }
 
 // Close releases idle connections. Run must have returned, or never have been called.

@@ -310,12 +310,7 @@ func TestQueueBounds(t *testing.T) {
 			}
 		})
 	}
-	waiting := func() room {
-		l.queue.mu.Lock()
-		defer l.queue.mu.Unlock()
-		return l.queue.all
-	}
-	for waiting().leaves < 4 {
+	for l.Stats().Waiting < 4 {
 		time.Sleep(time.Millisecond)
 	}
 	if _, err := l.Append(ctx, leaf("one more")); err != tlog.ErrBusy {
@@ -323,13 +318,13 @@ func TestQueueBounds(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
-	if r := waiting(); r != (room{}) {
-		t.Errorf("room for %+v is taken, for nobody", r)
+	if s := l.Stats(); s.Waiting != 0 || s.WaitingBytes != 0 {
+		t.Errorf("room is taken for nobody: %+v", s)
 	}
 	// A call over the bounds comes in when there is no other.
 	ctx, cancel = context.WithCancel(context.Background())
 	wg.Go(func() { l.Append(ctx, tlog.Leaf{Entry: []byte("large"), Payload: make([]byte, 2000)}) })
-	for waiting().leaves < 1 {
+	for l.Stats().Waiting < 1 {
 		time.Sleep(time.Millisecond)
 	}
 	if _, err := l.Append(ctx, leaf("beside it")); err != tlog.ErrBusy {
@@ -342,6 +337,34 @@ func TestQueueBounds(t *testing.T) {
 	}
 	if _, err := l.Append(context.Background(), leaf("late")); err != tlog.ErrClosed {
 		t.Errorf("after Close: %v", err)
+	}
+}
+
+// TestSlicesGoBack: a caller who leaves a large call has his slices back when Append returns, whatever still sends them.
+func TestSlicesGoBack(t *testing.T) {
+	l, err := New(Config{URL: "http://127.0.0.1:1", Origin: testOrigin, Writer: testWriter, Token: plain(testToken)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, leave := context.WithCancel(context.Background())
+	gone := make(chan error, 1)
+	go func() {
+		_, err := l.Append(ctx, tlog.Leaf{Entry: []byte("large"), Payload: make([]byte, bulkBytes+1)})
+		gone <- err
+	}()
+	for l.Stats().Waiting < 1 {
+		time.Sleep(time.Millisecond)
+	}
+	b := l.queue.take(func() {}) // on its way from here on
+	if n, err := b.body.Read(make([]byte, 1000)); n != 1000 || err != nil {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	leave()
+	if err := <-gone; !errors.Is(err, errOpen) || !errors.Is(err, context.Canceled) {
+		t.Errorf("Append: %v", err)
+	}
+	if n, err := b.body.Read(make([]byte, 1000)); n != 0 || err != errReleased {
+		t.Errorf("%d bytes are read of what is the caller's again, %v", n, err)
 	}
 }
 
@@ -384,6 +407,9 @@ func TestRunEnds(t *testing.T) {
 	p.quiet(t)
 	if _, err := l.Checkpoint(ctx); err != nil {
 		t.Errorf("reads go on: %v", err)
+	}
+	if err := l.Run(ctx); err == nil {
+		t.Error("Run runs twice")
 	}
 	g.verify(t, p)
 }
@@ -556,14 +582,14 @@ func TestTime(t *testing.T) {
 		took("at once", 0, time.Millisecond, leaf("a"))
 
 		// A lease that nobody used for a while is taken anew.
-		leases := l.stats.leases.Load()
+		leases := l.Stats().Leases
 		took("at once", 0, time.Millisecond, leaf("b"))
-		if n := l.stats.leases.Load(); n != leases {
+		if n := l.Stats().Leases; n != leases {
 			t.Errorf("%d leases for an append", n-leases)
 		}
 		time.Sleep(leaseFor + time.Second)
 		took("with an old lease", 0, time.Millisecond, leaf("c"))
-		if n := l.stats.leases.Load(); n != leases+1 {
+		if n := l.Stats().Leases; n != leases+1 {
 			t.Errorf("%d leases after %v", n-leases, leaseFor)
 		}
 

@@ -226,9 +226,9 @@ func TestCut(t *testing.T) {
 		cut(fmt.Sprintf("answer cut after %d bytes", n), fault{sent: -1, read: n}, leaf("answer %d", n), leaf("answer %d, second", n))
 	}
 	g.verify(t, p)
-	sought, found := l.stats.sought.Load(), l.stats.found.Load()
-	if found < uint64(answer/step) {
-		t.Errorf("%d searches found %d bodies; every cut answer is to be found", sought, found)
+	stats := l.Stats()
+	if stats.Found < uint64(answer/step) {
+		t.Errorf("%d searches found %d bodies; every cut answer is to be found", stats.Searches, stats.Found)
 	}
 	// Equal leaves, as often as they are asked for.
 	for n := 0; n < answer; n += 10 * step {
@@ -419,7 +419,7 @@ func TestConnectionsSevered(t *testing.T) {
 	}
 	enough()
 	g.verify(t, p)
-	if l.stats.leases.Load() < 2 {
+	if l.Stats().Leases < 2 {
 		t.Error("no connection was cut under an append")
 	}
 }
@@ -588,20 +588,71 @@ func TestAbandoned(t *testing.T) {
 			var after []uint64
 			var err error
 			var wg sync.WaitGroup
-			wg.Go(func() { after, err = g.append(ctx, l, leaf("after %s", name)) })
+			var many []tlog.Leaf // enough to be sent beside what is on its way, if that were allowed
+			for i := range secondLeaves {
+				many = append(many, leaf("after %s, %d", name, i))
+			}
+			wg.Go(func() { after, err = g.append(ctx, l, many...) })
 			if cut {
 				p.ln.sever()
 			}
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(20 * time.Millisecond)
 			close(release)
 			wg.Wait()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if size := p.log.Size(); size != after[0]+1 {
-				t.Errorf("%s: the log has %d entries after one at %d", name, size, after[0])
+			if size, last := p.log.Size(), after[len(after)-1]; size != last+1 {
+				t.Errorf("%s: the log has %d entries after one at %d", name, size, last)
 			}
 		}
+	}
+	g.verify(t, p)
+}
+
+// TestEqualBeside is two calls of one leaf that are on their way together. One is acknowledged; of the other, which the
+// engine did not take, the answer is lost. It is not told the place of the first.
+func TestEqualBeside(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	h := s.hook()
+	p := s.start()
+	l := s.client(s.config())
+	run(t, l)
+	g := newLedger()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	equal := func() tlog.Leaf { return tlog.Leaf{Entry: []byte("equal"), Payload: make([]byte, secondBytes)} }
+	var calls atomic.Int32
+	one, two, told := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	h.set(func([]tlog.Leaf) error {
+		switch calls.Add(1) {
+		case 1:
+			close(one)
+			<-two
+		case 2:
+			close(two)
+			<-told
+			p.ln.sever()
+			return tlog.ErrBusy
+		}
+		return nil
+	}, nil)
+	var wg sync.WaitGroup
+	call := func(then func()) {
+		wg.Go(func() {
+			defer then()
+			if _, err := g.append(ctx, l, equal()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	call(func() { close(told) })
+	<-one // or both would go in one body
+	call(func() {})
+	wg.Wait()
+	if size := p.log.Size(); size != 2 {
+		t.Errorf("the log has %d entries", size)
 	}
 	g.verify(t, p)
 }

@@ -17,7 +17,7 @@ import (
 const (
 	firstWait  = 50 * time.Millisecond // after the first failure; then twice as long each time
 	longWait   = 5 * time.Second       // at most
-	leaseFor   = 30 * time.Second      // without an answer, a lease is taken anew, so that a search need not go back far
+	leaseFor   = 30 * time.Second      // after so long without an index, a lease is taken anew, so that a search need not go back far
 	alongside  = time.Second           // so long what is on its way may go on when a lease is lost
 	publishing = 5 * time.Second       // so long a checkpoint is awaited under one lease
 )
@@ -70,6 +70,9 @@ func (l *Log) Append(ctx context.Context, leaves ...tlog.Leaf) ([]uint64, error)
 // its way, and returns nil. It returns early with ErrFenced; with tlog.ErrQuarantine when the log has lost what it
 // acknowledged to us, or is another log; and, before the first lease, with what another try would not mend.
 func (l *Log) Run(ctx context.Context) error {
+	if l.ran.Swap(true) {
+		return errors.New("tlog/remote: Run was called before; make another Log")
+	}
 	sending, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var late <-chan time.Time // when what is on its way beside a lost lease is given up
@@ -218,8 +221,9 @@ func (l *Log) land(b *batch) error {
 	}
 	switch b.out {
 	case told:
-		l.failures, l.heard = 0, time.Now()
+		l.failures = 0
 		if b.err == nil {
+			l.heard = time.Now()
 			l.claim(b)
 		}
 	case again:
@@ -302,7 +306,7 @@ var errOther = fmt.Errorf("tlog/remote: this is not the log that it was: %w", tl
 //  4. the leaves are looked for   between where they could begin and what was durable at 2
 //  5. found: their callers are told. Not found: they are not in the log and will not come; they are appended again
 func (l *Log) settle(ctx context.Context) error {
-	l.stats.leases.Add(1)
+	l.leases.Add(1)
 	g, err := l.takeLease(ctx)
 	if err != nil {
 		return err
@@ -333,7 +337,7 @@ func (l *Log) settle(ctx context.Context) error {
 		b := l.open[0]
 		l.open = l.open[1:]
 		if b.in(seen) {
-			l.stats.found.Add(1)
+			l.found.Add(1)
 			l.failures = 0
 			l.told(b)
 			l.claim(b)
@@ -364,7 +368,7 @@ func (l *Log) seek(ctx context.Context) ([]place, error) {
 	if from >= until {
 		return nil, nil
 	}
-	l.stats.sought.Add(1)
+	l.sought.Add(1)
 	size, err := l.await(ctx, until)
 	if err != nil {
 		return nil, err

@@ -10,11 +10,14 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/tallystick/tallystick/tlog"
 )
 
 // Run serves on ln, which it closes, until ctx ends; then it takes nothing new, answers what it has begun to, and returns
 // nil. It returns early when nothing can be appended any more because the outcome of an append is unknown: end the
-// process then, and open the log again. End the engine's Run after this one.
+// process then, and open the log again. A log in quarantine is served to its readers on, and Run says at its end why.
+// End the engine's Run after this one.
 func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	defer ln.Close()
 	if s.cfg.TLS == nil {
@@ -37,15 +40,20 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	ended := make(chan error, 1)
 	go func() { ended <- serve() }()
 	var err error
-	select {
-	case err = <-ended:
-		srv.Close()
-		return fmt.Errorf("tlog/remote: serving on %s: %w", ln.Addr(), err)
-	case <-ctx.Done():
-	case <-s.broken:
-		s.mu.Lock()
-		err = s.stopped
-		s.mu.Unlock()
+	for serving, broken := true, s.broken; serving; {
+		select {
+		case err := <-ended:
+			srv.Close()
+			return fmt.Errorf("tlog/remote: serving on %s: %w", ln.Addr(), err)
+		case <-ctx.Done():
+			serving = false
+		case <-broken:
+			broken = nil
+			s.mu.Lock()
+			err = s.stopped
+			s.mu.Unlock()
+			serving = errors.Is(err, tlog.ErrQuarantine)
+		}
 	}
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Grace)
 	defer cancel()

@@ -484,6 +484,16 @@ func TestEngineErrors(t *testing.T) {
 				}
 				after <- err
 			}()
+			if c.is == tlog.ErrQuarantine { // it is read on, until it is told to end
+				p.quiet(t)
+				if err := <-after; !errors.Is(err, tlog.ErrQuarantine) {
+					t.Errorf("Append afterwards: %v", err)
+				}
+				if _, err := l.Checkpoint(ctx); err != nil {
+					t.Errorf("reads go on: %v", err)
+				}
+				p.stop()
+			}
 			if c.ends { // the process ends, and the next one goes on
 				select {
 				case perr := <-p.served:
@@ -497,7 +507,11 @@ func TestEngineErrors(t *testing.T) {
 				s.down()
 				p = s.start()
 			}
-			err = <-after
+			if c.is == tlog.ErrQuarantine {
+				_, err = g.append(ctx, l, leaf("after a restart"))
+			} else {
+				err = <-after
+			}
 			if err != nil {
 				t.Errorf("Append afterwards: %v", err)
 			}

@@ -61,24 +61,42 @@ func (d *Desk) admit(ctx context.Context, who Asker, session record.ID, what str
 	if strings.TrimSpace(who.Name) == "" || strings.TrimSpace(who.Reason) == "" {
 		return ErrNobody
 	}
-	id, key, err := d.keys.New(ctx)
-	if err != nil {
-		return fmt.Errorf("data key: %w", err)
-	}
 	var r record.Record
 	r.Add(record.FieldActor, []byte(who.Name))
 	r.Add(record.FieldReason, []byte(who.Reason))
 	r.Add("what", []byte(what))
-	e := record.Entry{Kind: record.Access, Session: session, Root: r.Root(), Fields: len(r)}
+	if err := d.write(ctx, record.Access, session, r); err != nil {
+		return fmt.Errorf("the reading could not be recorded, so nothing is shown: %w", err)
+	}
+	return nil
+}
+
+// Announce puts on record, as a policy entry, that the log's keys changed: who says so, why, and which keys there are now.
+func (d *Desk) Announce(ctx context.Context, who Asker, keys string) error {
+	if strings.TrimSpace(who.Name) == "" || strings.TrimSpace(who.Reason) == "" {
+		return ErrNobody
+	}
+	var r record.Record
+	r.Add(record.FieldActor, []byte(who.Name))
+	r.Add(record.FieldReason, []byte(who.Reason))
+	r.Add(record.FieldLogKeys, []byte(keys))
+	return d.write(ctx, record.Policy, record.ID{}, r)
+}
+
+// write appends an entry with a record of its own, sealed with a key of its own.
+func (d *Desk) write(ctx context.Context, kind record.Kind, session record.ID, r record.Record) error {
+	id, key, err := d.keys.New(ctx)
+	if err != nil {
+		return fmt.Errorf("data key: %w", err)
+	}
+	e := record.Entry{Kind: kind, Session: session, Root: r.Root(), Fields: len(r)}
 	sealed, err := d.coder.Seal(r, key, id, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
 	if err != nil {
 		return err
 	}
 	e.Payload, e.PayloadSize = record.Sum(sealed), int64(len(sealed))
-	if _, err := d.pen.Write(ctx, record.Draft{Entry: e, Payload: sealed}); err != nil {
-		return fmt.Errorf("the reading could not be recorded, so nothing is shown: %w", err)
-	}
-	return nil
+	_, err = d.pen.Write(ctx, record.Draft{Entry: e, Payload: sealed})
+	return err
 }
 
 // record opens the record behind an entry. It is not exported: content leaves by methods that admit first.

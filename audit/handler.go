@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -16,45 +18,71 @@ import (
 // Prefix is where the desk lies beside the log's public read API.
 const Prefix = "/.tallystick/"
 
+// maxBody is the most bytes that an operator sends.
+const maxBody = 64 << 10
+
 // Handler serves a desk to operators who show the token whose SHA-256 is given:
 //
-//	GET /.tallystick/export/SESSION    a bundle; the headers Tallystick-Actor and Tallystick-Reason say who asks and why
+//	GET  /.tallystick/export/SESSION    a bundle
+//	POST /.tallystick/keys              puts on record which keys sign for the log; the body says so
 //
-// Everybody who holds the token is an operator; the name that goes on record is the one the operator gives.
+// The headers Tallystick-Actor and Tallystick-Reason say who asks and why. Everybody who holds the token is an operator; the
+// name that goes on record is the one the operator gives.
 func Handler(d *Desk, token [sha256.Size]byte, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+Prefix+"export/{session}", func(w http.ResponseWriter, req *http.Request) {
-		shown, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
-		sum := sha256.Sum256([]byte(shown))
-		if !ok || subtle.ConstantTimeCompare(sum[:], token[:]) != 1 {
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			http.Error(w, "show the operator's token; it stands in operator.token in the log's data directory", http.StatusUnauthorized)
-			return
-		}
+	handle := func(pattern string, do func(w http.ResponseWriter, req *http.Request, who Asker) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, req *http.Request) {
+			shown, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
+			sum := sha256.Sum256([]byte(shown))
+			if !ok || subtle.ConstantTimeCompare(sum[:], token[:]) != 1 {
+				w.Header().Set("WWW-Authenticate", "Bearer")
+				http.Error(w, "show the operator's token; it stands in operator.token in the log's data directory", http.StatusUnauthorized)
+				return
+			}
+			who := Asker{Name: req.Header.Get("Tallystick-Actor"), Reason: req.Header.Get("Tallystick-Reason")}
+			switch err := do(w, req, who); {
+			case err == nil:
+			case errors.Is(err, tlog.ErrNotFound):
+				http.Error(w, err.Error(), http.StatusNotFound)
+			case errors.Is(err, ErrNobody), errors.Is(err, errRequest):
+				http.Error(w, err.Error(), http.StatusBadRequest)
+			case errors.Is(err, ErrOpen):
+				w.Header().Set("Retry-After", "1")
+				http.Error(w, err.Error(), http.StatusConflict)
+			default:
+				log.Error("a request to the desk failed", "path", req.URL.Path, "err", err)
+				http.Error(w, "it failed: "+err.Error(), http.StatusInternalServerError)
+			}
+		})
+	}
+	handle("GET "+Prefix+"export/{session}", func(w http.ResponseWriter, req *http.Request, who Asker) error {
 		id, err := record.ParseID(req.PathValue("session"))
 		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
+			return fmt.Errorf("%w: %w", errRequest, err)
 		}
-		bundle, err := d.Export(req.Context(), Asker{Name: req.Header.Get("Tallystick-Actor"), Reason: req.Header.Get("Tallystick-Reason")}, id)
-		switch {
-		case errors.Is(err, tlog.ErrNotFound):
-			http.Error(w, err.Error(), http.StatusNotFound)
-		case errors.Is(err, ErrNobody):
-			http.Error(w, err.Error(), http.StatusBadRequest)
-		case errors.Is(err, ErrOpen):
-			w.Header().Set("Retry-After", "1")
-			http.Error(w, err.Error(), http.StatusConflict)
-		case err != nil:
-			log.Error("an export failed", "session", id, "err", err)
-			http.Error(w, "the export failed: "+err.Error(), http.StatusInternalServerError)
-		default:
-			w.Header().Set("Content-Type", "application/json")
-			w.Header().Set("Content-Length", strconv.Itoa(len(bundle)))
-			w.Header().Set("Cache-Control", "no-store")
-			w.Header().Set("X-Content-Type-Options", "nosniff")
-			w.Write(bundle)
+		bundle, err := d.Export(req.Context(), who, id)
+		if err != nil {
+			return err
 		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", strconv.Itoa(len(bundle)))
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Write(bundle)
+		return nil
+	})
+	handle("POST "+Prefix+"keys", func(w http.ResponseWriter, req *http.Request, who Asker) error {
+		b, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
+		if err != nil || len(b) == 0 {
+			return fmt.Errorf("%w: the body says which keys there are, in %d bytes at most", errRequest, maxBody)
+		}
+		if err := d.Announce(req.Context(), who, string(b)); err != nil {
+			return err
+		}
+		w.WriteHeader(http.StatusNoContent)
+		return nil
 	})
 	return mux
 }
+
+var errRequest = errors.New("audit: the request cannot be read")

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/user"
 	"path/filepath"
 	"strings"
 	"time"
@@ -101,10 +100,7 @@ With --all it copies the public log instead, entries and tiles and no content, i
 	}
 	who := audit.Asker{Name: *actor, Reason: *reason}
 	if who.Name == "" {
-		who.Name = "unknown"
-		if u, err := user.Current(); err == nil {
-			who.Name = u.Username
-		}
+		who.Name = userName()
 	}
 	var bundle []byte
 	if base != "" {

@@ -189,6 +189,29 @@ func (p *place) chat(client *http.Client, prompt string, stream bool) (session, 
 // outcomes reads the running log and returns how each session ended; "" for one that has not.
 func (p *place) outcomes() map[string]record.Outcome {
 	p.t.Helper()
+	out := make(map[string]record.Outcome)
+	p.entries(func(e record.Entry) {
+		switch e.Kind {
+		case record.Request:
+			out[e.Session.String()] = ""
+		case record.Response:
+			out[e.Session.String()] = e.Outcome
+		}
+	})
+	return out
+}
+
+// kinds counts the entries of the running log.
+func (p *place) kinds() map[record.Kind]int {
+	p.t.Helper()
+	out := make(map[record.Kind]int)
+	p.entries(func(e record.Entry) { out[e.Kind]++ })
+	return out
+}
+
+// entries reads the running log.
+func (p *place) entries(do func(record.Entry)) {
+	p.t.Helper()
 	r, err := tiles.FromURL(p.vars["LOG_URL"], http.DefaultClient, tiles.Limits{})
 	if err != nil {
 		p.t.Fatal(err)
@@ -202,7 +225,6 @@ func (p *place) outcomes() map[string]record.Outcome {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	out := make(map[string]record.Outcome)
 	for next := uint64(0); next < c.Size; {
 		t := tlog.TileAt(tlog.EntriesLevel, next, c.Size)
 		b, err := tlog.ReadTile(ctx, r, t)
@@ -218,14 +240,8 @@ func (p *place) outcomes() map[string]record.Outcome {
 			if err != nil {
 				p.t.Fatal(err)
 			}
-			switch e.Kind {
-			case record.Request:
-				out[e.Session.String()] = ""
-			case record.Response:
-				out[e.Session.String()] = e.Outcome
-			}
+			do(e)
 		}
 		next += uint64(t.Width)
 	}
-	return out
 }

@@ -102,12 +102,14 @@ type Setup struct {
 
 	// Policies begins the names of the policies; "" means tallystick.
 	Policies string
+	// NoPolicies leaves them to somebody else: they are told, and not written.
+	NoPolicies bool
 }
 
 // A Ready is what Init has made.
 type Ready struct {
 	Signer   *keys.Signer // with the version to be written into the configuration, and the verifier key to be pinned
-	Policies []Policy     // as they were written to Vault: <Policies>-sign, -anchor and -wrap
+	Policies []Policy     // as they were written to Vault, unless they were not to be: <Policies>-sign, -anchor and -wrap
 	Did      []string     // what was done, a sentence each
 }
 
@@ -177,13 +179,24 @@ func (c *Client) Init(ctx context.Context, s Setup) (Ready, error) {
 		done.Policies = append(done.Policies, kek.Policy(s.Policies+"-wrap"))
 	}
 	for _, p := range done.Policies {
-		r := request{method: http.MethodPut, path: "sys/policies/acl/" + p.Name, body: map[string]any{"policy": p.Text}}
-		if err := c.call(ctx, r, nil); err != nil {
-			return done, fmt.Errorf("keys/vault: write the policy %s: %w", p.Name, err)
+		if s.NoPolicies {
+			break
+		}
+		if err := c.WritePolicy(ctx, p); err != nil {
+			return done, err
 		}
 		did("wrote the policy %s", p.Name)
 	}
 	return done, nil
+}
+
+// WritePolicy writes a policy, as somebody who may, over one of that name.
+func (c *Client) WritePolicy(ctx context.Context, p Policy) error {
+	r := request{method: http.MethodPut, path: "sys/policies/acl/" + p.Name, body: map[string]any{"policy": p.Text}}
+	if err := c.call(ctx, r, nil); err != nil {
+		return fmt.Errorf("keys/vault: write the policy %s: %w", p.Name, err)
+	}
+	return nil
 }
 
 // ensureKey makes a transit key of the type, or finds one that is fit to be used.

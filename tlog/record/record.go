@@ -127,6 +127,7 @@ const (
 	FieldKept     = "kept"     // of an interrupted session: what the journal kept, in words
 	FieldActor    = "actor"    // who looked, in an access record
 	FieldReason   = "reason"   // why
+	FieldLogKeys  = "log_keys" // which keys sign for the log, and which did before
 	FieldFinish   = "finish"   // the protocol's own end as it was seen
 )
 

@@ -1,0 +1,93 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/tallystick/tallystick/tlog"
+)
+
+// A Verdict says what becomes of a call. The zero value refuses.
+type Verdict uint8
+
+const (
+	Refuse Verdict = iota
+	Ask            // let people decide, before the model sees anything
+	Allow
+)
+
+// String returns the verdict's word.
+func (v Verdict) String() string {
+	switch v {
+	case Allow:
+		return "allow"
+	case Ask:
+		return "ask"
+	}
+	return "refuse"
+}
+
+// A Judgement is what a policy says of one call, and which rule said it.
+type Judgement struct {
+	Verdict Verdict
+	Rule    string // the name of the deciding rule: 1 to 64 of a-z, 0-9, '-', '_', '.'; "" where none applied
+	Message string // for the caller, where it is not allowed; "" for a general one
+	// Failed names rules that could not be evaluated. Such a rule counts as Ask.
+	Failed []string
+	// Approval says who must be asked, where the verdict is Ask.
+	Approval Approval
+}
+
+// An Approval says whose yes a call needs. The zero value needs one person of any group that may approve at all.
+type Approval struct {
+	Groups []string      // of whom; nil for all approvers
+	Count  int           // how many distinct persons, none of them the caller; 0 means 1
+	Within time.Duration // how long they have; 0 means the gateway's default. No answer is no
+}
+
+// Facts are what rules are about: who calls, what is asked for, and what is known of it. Strings and slices are valid during
+// the judgement.
+type Facts struct {
+	Caller *Principal
+
+	Route  string // the route's name
+	API    string // openai, anthropic or http
+	Method string
+	Path   string // without query
+	Model  string // as the body names it; "" where there is none
+	Stream bool   // the answer is asked for as a stream
+	Size   int64  // bytes of the body
+
+	// Of a body that is JSON, as far as the API is known: zero where it says nothing.
+	MaxTokens   int64
+	Temperature float64
+	Messages    []Message
+	Tools       []string       // names of the tools that the model may use
+	Params      map[string]any // the body's other top-level members whose values are numbers, booleans or short strings
+
+	Findings []Finding // what the masker saw in the request
+	Now      time.Time
+}
+
+// A Message is one turn of a conversation, without its content.
+type Message struct {
+	Role  string
+	Size  int // bytes of its text
+	Parts int // images, files and so on beside the text
+}
+
+// A Finding says how often something that the masker knows stands in a request. It has no value in it.
+type Finding struct {
+	Kind  string // card, iban, email, secret …
+	Rule  string // which rule of that kind; "" for the built-in one
+	Count int
+}
+
+// A Policy judges calls. It never changes: another version is another Policy. Safe for concurrent use, and a judgement costs
+// microseconds.
+type Policy interface {
+	Judge(f *Facts) Judgement
+	// Version is the SHA-256 of Text, by which request entries name the policy that judged them.
+	Version() tlog.Hash
+	// Text is the policy as it was written.
+	Text() []byte
+}

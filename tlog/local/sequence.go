@@ -449,9 +449,12 @@ func (l *Log) apply(db *pebble.DB, b *pebble.Batch) (err error) {
 	return l.unbroken(func() error { return db.ApplyNoSyncWait(b, pebble.Sync) })
 }
 
-// unbroken calls write. Pebble panics, with its locks held, when the write-ahead log has failed before: the log is then
+// unbroken calls write, unless the log has stopped. Pebble panics, with its locks held, when the write-ahead log has failed before: the log is then
 // past closing.
 func (l *Log) unbroken(write func() error) (err error) {
+	if err := l.stopReason(); err != nil {
+		return err
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("write-ahead log: %v", r)

@@ -41,8 +41,6 @@ type item struct {
 	oneHash, oneSum [1]tlog.Hash
 }
 
-var items = sync.Pool{New: func() any { return &item{done: make(chan struct{}, 1)} }}
-
 func (it *item) finish(err error) {
 	it.err = err
 	it.done <- struct{}{}
@@ -55,7 +53,8 @@ func (it *item) finish(err error) {
 // lets all run that can before it takes what is there, and while a batch is on its way it begins another only when
 // enough waits to make up for the sync.
 type queue struct {
-	wake chan struct{} // holds one; look again
+	wake  chan struct{} // holds one; look again
+	spare sync.Pool     // of *item
 
 	mu      sync.Mutex // guards what follows
 	items   []*item
@@ -63,6 +62,14 @@ type queue struct {
 	taken   room  // on their way to the disk
 	air     int   // batches on their way
 	shut    error // why nothing is let in any more
+}
+
+// item returns one that nobody uses.
+func (q *queue) item() *item {
+	if it, ok := q.spare.Get().(*item); ok {
+		return it
+	}
+	return &item{done: make(chan struct{}, 1)}
 }
 
 // room is what leaves take up.
@@ -133,7 +140,7 @@ func (l *Log) Append(ctx context.Context, leaves ...tlog.Leaf) ([]uint64, error)
 	if err := l.admit(); err != nil {
 		return nil, err
 	}
-	it := items.Get().(*item)
+	it := l.queue.item()
 	if err := it.prepare(leaves); err != nil {
 		return nil, err
 	}
@@ -159,7 +166,7 @@ func (l *Log) Append(ctx context.Context, leaves ...tlog.Leaf) ([]uint64, error)
 		indices[i] = it.first + uint64(i)
 	}
 	it.leaves, it.drop, it.taken = nil, nil, false
-	items.Put(it)
+	l.queue.spare.Put(it)
 	return indices, nil
 }
 

@@ -14,7 +14,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -44,6 +43,8 @@ type fake struct {
 	fault func(w http.ResponseWriter, r *http.Request, body map[string]any) bool
 	// lose is asked after an answer was made. If true the answer never arrives.
 	lose func(r *http.Request) bool
+	// signing is told what is about to be signed, with mu held. It may be nil.
+	signing func(msg []byte)
 
 	ttl, max time.Duration // of tokens that are made; 0 for ever
 	batch    bool          // tokens cannot be renewed
@@ -179,7 +180,7 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // errCut is what a handler panics with to cut the connection.
-var errCut = errors.New("cut")
+var errCut = http.ErrAbortHandler
 
 func refuse(w http.ResponseWriter, status int, errs ...string) {
 	if errs == nil {
@@ -392,6 +393,9 @@ func (f *fake) serveTransit(w http.ResponseWriter, r *http.Request, path string,
 		if err != nil {
 			refuse(w, 400, "unable to decode input as base64")
 			return
+		}
+		if f.signing != nil {
+			f.signing(msg)
 		}
 		reply(w, map[string]any{"signature": fmt.Sprintf("vault:v%d:%s", version, base64.StdEncoding.EncodeToString(signWith(k.versions[version-1], msg))), "key_version": version})
 	case "encrypt":

@@ -111,10 +111,6 @@ func TestFaults(t *testing.T) {
 	plain := func(s string) func(*http.Request, map[string]any) string {
 		return func(*http.Request, map[string]any) string { return s }
 	}
-	hang := func(w http.ResponseWriter, r *http.Request, body map[string]any) bool {
-		<-r.Context().Done()
-		return true
-	}
 	for _, row := range []struct {
 		name  string
 		fault answering

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -81,6 +82,7 @@ type memDisk struct {
 	syncs   int
 	fault   func(op, path string) error // asked before each operation; guarded by mu
 	short   bool                        // the next write with a fault writes half, and says so
+	before  func(op, path string)       // called before each operation; guarded by mu
 }
 
 type inode struct {
@@ -104,6 +106,43 @@ func (d *memDisk) check(op, path string) error {
 	return d.fault(op, path)
 }
 
+// gate calls before, which may use the disk.
+func (d *memDisk) gate(op, path string) {
+	d.mu.Lock()
+	before := d.before
+	d.mu.Unlock()
+	if before != nil {
+		before(op, path)
+	}
+}
+
+func (d *memDisk) setBefore(f func(op, path string)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.before = f
+}
+
+// copy returns what stands on the disk now, by name: a backup.
+func (d *memDisk) copy() map[string][]byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	files := map[string][]byte{}
+	for path, n := range d.inodes {
+		files[filepath.Base(path)] = slices.Clone(n.now)
+	}
+	return files
+}
+
+// restored returns a disk with such files in dir.
+func restored(dir string, files map[string][]byte) *memDisk {
+	d := newMemDisk()
+	for name, b := range files {
+		n := &inode{now: slices.Clone(b), synced: slices.Clone(b)}
+		d.inodes[filepath.Join(dir, name)], d.durable[filepath.Join(dir, name)] = n, n
+	}
+	return d
+}
+
 func (d *memDisk) setFault(f func(op, path string) error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -113,6 +152,7 @@ func (d *memDisk) setFault(f func(op, path string) error) {
 func (d *memDisk) disk() *disk {
 	return &disk{
 		create: func(path string) (file, error) {
+			d.gate("create", path)
 			d.mu.Lock()
 			defer d.mu.Unlock()
 			if err := d.check("create", path); err != nil {
@@ -125,6 +165,7 @@ func (d *memDisk) disk() *disk {
 			return &memFile{d: d, n: d.inodes[path], path: path}, nil
 		},
 		open: func(path string, flag int) (file, error) {
+			d.gate("open", path)
 			d.mu.Lock()
 			defer d.mu.Unlock()
 			if err := d.check("open", path); err != nil {
@@ -135,13 +176,47 @@ func (d *memDisk) disk() *disk {
 			}
 			return &memFile{d: d, n: d.inodes[path], path: path, ro: flag == os.O_RDONLY}, nil
 		},
-		remove: func(path string) error {
+		rename: func(from, to string) error {
+			d.gate("rename", from)
 			d.mu.Lock()
 			defer d.mu.Unlock()
+			if err := d.check("rename", from); err != nil {
+				return err
+			}
+			if d.inodes[from] == nil {
+				return &fs.PathError{Op: "rename", Path: from, Err: fs.ErrNotExist}
+			}
+			d.inodes[to] = d.inodes[from]
+			delete(d.inodes, from)
+			return nil
+		},
+		remove: func(path string) error {
+			d.gate("remove", path)
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if err := d.check("remove", path); err != nil {
+				return err
+			}
+			if d.inodes[path] == nil {
+				return &fs.PathError{Op: "remove", Path: path, Err: fs.ErrNotExist}
+			}
 			delete(d.inodes, path)
 			return nil
 		},
+		list: func(dir string) (names []string, err error) {
+			d.gate("list", dir)
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if err := d.check("list", dir); err != nil {
+				return nil, err
+			}
+			for path := range d.inodes {
+				names = append(names, filepath.Base(path))
+			}
+			return names, nil
+		},
 		syncDir: func(dir string) error {
+			d.gate("syncdir", dir)
 			d.mu.Lock()
 			defer d.mu.Unlock()
 			if err := d.check("syncdir", dir); err != nil {
@@ -155,12 +230,23 @@ func (d *memDisk) disk() *disk {
 }
 
 // crash returns the disk after a power cut: what was synced, and of what was not, any part
-// in any order, by sectors.
+// in any order, by sectors. A name that was not synced is what it was or what it became.
 func (d *memDisk) crash(rng *rand.Rand) *memDisk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	after := newMemDisk()
-	for path, n := range d.durable {
+	names := maps.Clone(d.durable)
+	for path := range d.inodes {
+		names[path] = d.durable[path]
+	}
+	for _, path := range slices.Sorted(maps.Keys(names)) {
+		n := names[path]
+		if rng.IntN(2) == 0 {
+			n = d.inodes[path]
+		}
+		if n == nil {
+			continue
+		}
 		b := append([]byte(nil), n.synced...)
 		for _, w := range n.pending {
 			for off := int64(0); off < int64(len(w.b)); {
@@ -194,6 +280,7 @@ type memFile struct {
 }
 
 func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
+	f.d.gate("read", f.path)
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
 	if err := f.d.check("read", f.path); err != nil {
@@ -210,6 +297,7 @@ func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
+	f.d.gate("write", f.path)
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
 	if f.ro || f.closed {
@@ -228,6 +316,7 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (f *memFile) Datasync() error {
+	f.d.gate("sync", f.path)
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
 	if err := f.d.check("sync", f.path); err != nil {
@@ -247,6 +336,18 @@ func (f *memFile) Close() error {
 }
 
 var errInjected = errors.New("injected")
+
+// files returns how many segments there are, and unfinished files.
+func (d *memDisk) files() (n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for path := range d.inodes {
+		if filepath.Base(path) != ringFile {
+			n++
+		}
+	}
+	return n
+}
 
 // open opens a ring for a test, which is closed at its end.
 func open(t testing.TB, dir string, cfg Config) *Ring {

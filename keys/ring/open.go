@@ -1,7 +1,6 @@
 package ring
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -12,8 +11,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/tallystick/tallystick/keys"
 )
 
 // lockDir takes the directory for this process. The lock is gone when the file is closed,
@@ -34,100 +31,142 @@ func lockDir(dir string) (*os.File, error) {
 	return d, nil
 }
 
-// load learns the ring's id and proves the key-encryption key, or makes a new ring.
-func (r *Ring) load() error {
-	b, err := os.ReadFile(filepath.Join(r.dir, ringFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return r.create()
-	}
+// load learns the ring's id and has its epoch key unwrapped, or makes a new ring, or makes
+// one of the first version into one that has epochs.
+func (r *Ring) load(ctx context.Context) error {
+	segments, err := r.tidy()
 	if err != nil {
 		return err
 	}
-	h, second, err := readHeader(bytes.NewReader(b))
-	if err != nil || h.kind != kindRing {
-		return fmt.Errorf("its file %q cannot be read, restore it from a backup: %w", ringFile, ErrCorrupt)
+	h, second, err := r.readRing()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if segments { // a ring that lost its file must not become a new ring
+			return fmt.Errorf("it has segments but no file %q, restore that from a backup: %w", ringFile, ErrCorrupt)
+		}
+		rand.Read(r.id[:])
+		return r.enter(ctx, 1)
+	case err != nil:
+		return err
 	}
 	if second {
-		r.log.Warn("keys/ring: the first header of the ring is damaged, the second was used: copy the file from a backup", "file", filepath.Join(r.dir, ringFile))
-	}
-	zero, err := r.unwrap(h)
-	if err != nil {
-		return err
-	}
-	if [keySize]byte(zero) != [keySize]byte{} {
-		return ErrWrongKEK
+		r.log.Warn("keys/ring: the first header of the ring is damaged, the second was used: a Rewrap writes both anew", "file", filepath.Join(r.dir, ringFile))
 	}
 	r.id = h.ring
+	if h.epoch == 0 {
+		zero, _, err := r.unwrap(ctx, r.timeout, h.wrapped, h.aad(), -1)
+		if err != nil {
+			return err
+		}
+		if zero != [keySize]byte{} {
+			return ErrWrongKEK
+		}
+		return r.enter(ctx, 1)
+	}
+	e := r.epochOf(h)
+	if err := r.ready(ctx, e); err != nil {
+		return err
+	}
+	if e.by > 0 {
+		r.log.Warn("keys/ring: the epoch key is still wrapped by a former tenant key", "epoch", e.number)
+	}
+	r.current.Store(e)
 	return nil
 }
 
-// create makes a new ring. The order: the file is complete under another name and synced,
-// renamed, and the name synced; so there is a whole one or none.
-func (r *Ring) create() error {
-	// A ring that lost its file must not become a new ring.
-	names, err := os.ReadDir(r.dir)
+// tidy takes away what was being written when a life ended, and says whether there are
+// segments.
+func (r *Ring) tidy() (segments bool, err error) {
+	names, err := r.disk.list(r.dir)
+	if err != nil {
+		return false, err
+	}
+	for _, name := range names {
+		of, ok := strings.CutSuffix(name, unfinished)
+		switch {
+		case ok && (of == ringFile || segmentOf(of) != 0):
+			if err := r.disk.remove(filepath.Join(r.dir, name)); err != nil {
+				return false, err
+			}
+		case segmentOf(name) != 0:
+			segments = true
+		}
+	}
+	return segments, nil
+}
+
+// readRing returns the header of the ring's file, and whether it was the second.
+func (r *Ring) readRing() (header, bool, error) {
+	f, err := r.disk.open(filepath.Join(r.dir, ringFile), os.O_RDONLY)
+	if err != nil {
+		return header{}, false, err
+	}
+	defer f.Close()
+	h, second, err := readHeader(f)
+	if err == nil && !h.ofRing() {
+		err = ErrCorrupt
+	}
+	if errors.Is(err, ErrCorrupt) {
+		err = fmt.Errorf("its file %q cannot be read, restore it from a backup: %w", ringFile, err)
+	}
+	return h, second, err
+}
+
+// enter begins epoch number: from here on it is the current one, on the disk and here. The
+// order: the ring's file is complete under another name and synced, renamed, and the name
+// synced; so there is a whole one or the one before. Either will do: no segment is of an
+// epoch that its own header does not hold.
+func (r *Ring) enter(ctx context.Context, number uint64) error {
+	e, h, err := r.mint(ctx, number)
 	if err != nil {
 		return err
 	}
-	for _, n := range names {
-		if strings.HasSuffix(n.Name(), segmentExt) {
-			return fmt.Errorf("it has segments but no file %q, restore that from a backup: %w", ringFile, ErrCorrupt)
-		}
-	}
-	rand.Read(r.id[:])
-	h := header{kind: kindRing, ring: r.id}
-	if err := r.wrap(&h, make([]byte, keySize)); err != nil {
+	if err := r.saveRing(h); err != nil {
+		e.drop()
 		return err
 	}
+	unlock, err := r.lock(ctx, r.making)
+	if err != nil {
+		e.drop()
+		return err
+	}
+	defer unlock()
+	if r.live != nil {
+		r.live.leave(r.disk)
+		r.live = nil
+	}
+	r.epochsMu.Lock()
+	r.epochs[h.epochName()] = e
+	r.epochsMu.Unlock()
+	r.current.Store(e)
+	return nil
+}
+
+func (r *Ring) saveRing(h header) error {
 	path := filepath.Join(r.dir, ringFile)
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := r.createOver(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if _, err := f.Write(appendHeaders(nil, h)); err != nil {
-		return err
+	if err = writeAll(f, appendHeaders(nil, h), 0); err == nil {
+		err = f.Datasync()
 	}
-	if err := f.Sync(); err != nil {
-		return err
+	if err == nil {
+		err = r.disk.rename(path+unfinished, path)
 	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err != nil {
+		r.disk.remove(path + unfinished)
 		return err
 	}
 	return r.disk.syncDir(r.dir)
 }
 
-// wrap puts the wrapped form of key into h, having seen that it can be unwrapped: a
-// key-encryption key that only wraps would lose every key, and be noticed at the first read.
-func (r *Ring) wrap(h *header, key []byte) error {
-	w, err := r.kek.Wrap(context.Background(), nil, key, h.aad())
-	if err != nil {
-		return fmt.Errorf("wrapping with the key-encryption key: %w", err)
+// createOver makes the file that is to take the place of the one at path. What an attempt
+// left that could not be taken away gives place too.
+func (r *Ring) createOver(path string) (file, error) {
+	if err := r.disk.remove(path + unfinished); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
-	if len(w) == 0 || len(w) > maxWrapped {
-		return fmt.Errorf("the key-encryption key wraps a key into %d bytes, and there is room for 1 to %d", len(w), maxWrapped)
-	}
-	h.wrapped = w
-	back, err := r.unwrap(*h)
-	if err != nil {
-		return err
-	}
-	if [keySize]byte(back) != [keySize]byte(key) {
-		return fmt.Errorf("the key-encryption key does not give back what it wrapped: %w", ErrWrongKEK)
-	}
-	return nil
-}
-
-// unwrap returns the key in h, keySize bytes.
-func (r *Ring) unwrap(h header) ([]byte, error) {
-	key, err := r.kek.Unwrap(context.Background(), nil, h.wrapped, h.aad())
-	switch {
-	case errors.Is(err, keys.ErrWrongKey):
-		return nil, ErrWrongKEK
-	case err != nil:
-		return nil, fmt.Errorf("unwrapping with the key-encryption key: %w", err)
-	case len(key) != keySize:
-		return nil, ErrWrongKEK
-	}
-	return key, nil
+	return r.disk.create(path + unfinished)
 }

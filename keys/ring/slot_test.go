@@ -48,17 +48,30 @@ func TestID(t *testing.T) {
 	}
 }
 
-// testdata/v1 is a ring as the first version of this format wrote it. It is opened for ever.
-func TestVersion1(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join("testdata", "v1"))); err != nil {
+// testdata/v1 and v2 are rings as the two versions of this format wrote them. They are opened
+// for ever.
+func TestVersions(t *testing.T) {
+	for _, version := range []string{"v1", "v2"} {
+		dir, w := fixture(t, version)
+		r := open(t, dir, Config{KEK: newKEK('k')})
+		w.check(t, r, nil)
+		w.take(t, r, 3)
+		w.check(t, r, nil)
+	}
+}
+
+// fixture returns a copy of a ring in testdata, and its world.
+func fixture(t *testing.T, version string) (dir string, w world) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join("testdata", version))); err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join("testdata", "v1.keys"))
+	text, err := os.ReadFile(filepath.Join("testdata", version+".keys"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := world{}
+	w = world{}
 	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)
 		id, err := ParseID(f[0])
@@ -76,10 +89,7 @@ func TestVersion1(t *testing.T) {
 	if len(w) != 4 {
 		t.Fatalf("%d keys in the list", len(w))
 	}
-	r := open(t, dir, Config{KEK: newKEK('k')})
-	w.check(t, r, nil)
-	w.take(t, r, 3)
-	w.check(t, r, nil)
+	return dir, w
 }
 
 func FuzzParseID(f *testing.F) {
@@ -103,16 +113,23 @@ func FuzzParseID(f *testing.F) {
 
 // Of arbitrary bytes, none pass for a key, whether or not the CRC is put right.
 func FuzzSlot(f *testing.F) {
-	seal := newSeal([32]byte{1})
+	seal := newSeal(&[32]byte{1})
+	slotOf := func(id ID, key Key) []byte {
+		b, err := appendSlot(nil, id, key.Bytes(), seal)
+		if err != nil {
+			panic(err)
+		}
+		return b
+	}
 	id := newID([4]byte{1, 2, 3, 4}, 5, 6)
 	key := newKey(&[32]byte{7})
-	good := appendSlot(nil, id, key, seal)
+	good := slotOf(id, key)
 	erased := erasedSlot(id)
 	f.Add(good)
 	f.Add(good[:63])
 	f.Add(erased[:])
 	f.Add(make([]byte, slotSize))
-	f.Add(appendSlot(nil, newID([4]byte{1, 2, 3, 4}, 5, 7), key, seal))
+	f.Add(slotOf(newID([4]byte{1, 2, 3, 4}, 5, 7), key))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var slot [slotSize]byte
 		copy(slot[:], b)
@@ -129,7 +146,7 @@ func FuzzSlot(f *testing.F) {
 					t.Fatal(err)
 				}
 				// Each process of the fuzzer has its own nonce in good: the key is what counts.
-				if err == nil && !bytes.Equal(got.Bytes(), key.Bytes()) {
+				if err == nil && !bytes.Equal(got[:], key.Bytes()) {
 					t.Fatal("a wrong key")
 				}
 			}
@@ -145,8 +162,11 @@ func fixCRC(slot *[slotSize]byte, id ID) {
 }
 
 func FuzzHeader(f *testing.F) {
-	f.Add(appendHeader(nil, header{kind: kindRing, ring: [4]byte{1}, wrapped: make([]byte, 60)}))
-	f.Add(appendHeader(nil, header{kind: kindSegment, segment: 1 << 63, wrapped: bytes.Repeat([]byte{9}, maxWrapped)}))
+	sealed := bytes.Repeat([]byte{5}, sealedSize)
+	f.Add(appendHeader(nil, header{kind: kindRing, ring: [4]byte{1}, epoch: 1, sealed: sealed, wrapped: make([]byte, 60)}))
+	f.Add(appendHeader(nil, header{kind: kindSegment, segment: 1 << 63, epoch: 1 << 63, sealed: sealed, wrapped: bytes.Repeat([]byte{9}, maxWrapped)}))
+	f.Add(appendHeader(nil, header{kind: kindRing1, ring: [4]byte{1}, wrapped: make([]byte, 60)}))
+	f.Add(appendHeader(nil, header{kind: kindSegment1, segment: 1 << 63, wrapped: bytes.Repeat([]byte{9}, maxWrapped1)}))
 	f.Add(make([]byte, headerSize))
 	f.Add([]byte(kindSegment))
 	f.Fuzz(func(t *testing.T, b []byte) {

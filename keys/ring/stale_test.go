@@ -1,0 +1,418 @@
+package ring
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tallystick/tallystick/keys"
+)
+
+var errSealed = errors.New("503, sealed")
+
+// faults are the ways in which a tenant key does not answer as it should.
+var faults = []struct {
+	name  string
+	fault fault
+	want  error // besides ErrStale
+}{
+	{"down", func(context.Context) (func([]byte) []byte, error) { return nil, errSealed }, errSealed},
+	{"hung", func(ctx context.Context) (func([]byte) []byte, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}, context.DeadlineExceeded},
+	{"slow", func(ctx context.Context) (func([]byte) []byte, error) {
+		select {
+		case <-time.After(time.Minute):
+			return nil, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}, context.DeadlineExceeded},
+	{"denied", func(context.Context) (func([]byte) []byte, error) { return nil, keys.ErrDenied }, keys.ErrDenied},
+	{"gone", func(context.Context) (func([]byte) []byte, error) { return nil, keys.ErrGone }, keys.ErrGone},
+	{"another key", func(context.Context) (func([]byte) []byte, error) { return nil, keys.ErrWrongKey }, ErrWrongKEK},
+	{"a wrong answer", func(context.Context) (func([]byte) []byte, error) {
+		return func(key []byte) []byte { key[7] ^= 1; return key }, nil
+	}, ErrWrongKEK},
+	{"a short answer", func(context.Context) (func([]byte) []byte, error) {
+		return func(key []byte) []byte { return key[:16] }, nil
+	}, ErrWrongKEK},
+	{"an empty answer", func(context.Context) (func([]byte) []byte, error) {
+		return func(key []byte) []byte { return nil }, nil
+	}, ErrWrongKEK},
+}
+
+// lives says whether r makes keys and opens those of w; if not, the errors must be want.
+func (w world) lives(t *testing.T, r *Ring, want ...error) {
+	t.Helper()
+	_, _, err := r.New(t.Context())
+	check := func(what string, err error) {
+		t.Helper()
+		if len(want) == 0 && err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		for _, want := range want {
+			if !errors.Is(err, want) {
+				t.Fatalf("%s: %v, want %v", what, err, want)
+			}
+		}
+	}
+	check("New", err)
+	for id, key := range w {
+		got, err := r.Open(t.Context(), id)
+		if key == nil {
+			if !errors.Is(err, ErrErased) { // that can always be said
+				t.Fatalf("Open of an erased key: %v", err)
+			}
+			continue
+		}
+		check("Open", err)
+		if err == nil && !bytes.Equal(got.Bytes(), key) {
+			t.Fatalf("%v: a wrong key", id)
+		}
+	}
+}
+
+// held says how many keys that open others r has in memory.
+func held(r *Ring) (n int) {
+	for _, e := range r.known() {
+		e.mu.RLock()
+		if e.key != nil {
+			n++
+		}
+		e.mu.RUnlock()
+	}
+	r.seals.mu.Lock()
+	defer r.seals.mu.Unlock()
+	n += len(r.seals.m)
+	r.making <- struct{}{}
+	if r.live != nil {
+		n++
+	}
+	<-r.making
+	return n
+}
+
+// An hour is how long a ring goes on while its tenant key is at fault, and not longer; and
+// then it recovers by itself. In virtual time.
+func TestStale(t *testing.T) {
+	for _, row := range faults {
+		t.Run(row.name, func(t *testing.T) {
+			dir, d, k := t.TempDir(), newMemDisk(), newTenant()
+			synctest.Test(t, func(t *testing.T) {
+				var log lines
+				r := open(t, dir, Config{KEK: k, Batch: 4, Segment: 64, disk: d.disk(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+				defer r.Close()
+				go r.Run(t.Context())
+				w := world{}
+				ids := w.take(t, r, 40)
+				w.erase(t, r, ids[3])
+				w.lives(t, r)
+
+				// A day without faults: asked four times an hour, and nothing to tell.
+				k.questions()
+				time.Sleep(24 * time.Hour)
+				synctest.Wait()
+				w.lives(t, r)
+				if n := k.questions(); n < 90 || n > 100 {
+					t.Errorf("asked %d times in a day", n)
+				}
+				if n := log.count(); n != 0 {
+					t.Errorf("%d lines in the log: %s", n, log.String())
+				}
+
+				// Away for half an hour: nobody notices, but for the log.
+				k.setFault(row.fault)
+				time.Sleep(30 * time.Minute)
+				w.lives(t, r)
+				k.setFault(nil)
+				time.Sleep(3 * time.Minute)
+				w.lives(t, r)
+				if got := log.String(); log.count() != 2 || !strings.Contains(got, "does not confirm") || !strings.Contains(got, "confirms its epoch key again") {
+					t.Errorf("%d lines in the log: %s", log.count(), got)
+				}
+
+				// Away for longer.
+				time.Sleep(time.Minute)
+				confirmed := r.current.Load().confirmedAt()
+				k.setFault(row.fault)
+				time.Sleep(time.Until(confirmed.Add(time.Hour - time.Second)))
+				w.lives(t, r)
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				if n := held(r); n != 0 {
+					t.Errorf("an hour after the last confirmation %d keys are in memory", n)
+				}
+				k.questions()
+				w.lives(t, r, ErrStale, row.want)
+				w.erase(t, r, ids[4]) // needs no key
+				w.lives(t, r, ErrStale)
+				time.Sleep(5 * time.Hour)
+				w.lives(t, r, ErrStale, row.want)
+				if n := k.questions(); n > 6*60*3+200 {
+					t.Errorf("asked %d times in five hours, of a keeper that may be in trouble", n)
+				}
+				if k.most > 1 {
+					t.Errorf("%d questions at a time", k.most)
+				}
+				if n := held(r); n != 0 {
+					t.Errorf("%d keys are in memory", n)
+				}
+				for _, canary := range []string{"%!", "\\x"} {
+					if strings.Contains(log.String(), canary) {
+						t.Errorf("the log has %q: %s", canary, log.String())
+					}
+				}
+
+				// And back.
+				k.setFault(nil)
+				time.Sleep(2 * time.Minute)
+				k.questions()
+				w.lives(t, r)
+				ids = w.take(t, r, 40)
+				w.lives(t, r)
+				if n := k.questions(); n != 0 {
+					t.Errorf("asked %d times", n)
+				}
+			})
+		})
+	}
+}
+
+// Without Run the time is the same: whoever comes too late has the tenant key asked.
+func TestStaleWithoutRun(t *testing.T) {
+	for _, row := range faults {
+		t.Run(row.name, func(t *testing.T) {
+			dir, d, k := t.TempDir(), newMemDisk(), newTenant()
+			synctest.Test(t, func(t *testing.T) {
+				r := open(t, dir, Config{KEK: k, Batch: 4, Segment: 8, MaxStale: 10 * time.Minute, disk: d.disk()})
+				defer r.Close()
+				w := world{}
+				w.take(t, r, 40)
+				k.questions()
+				k.setFault(row.fault)
+				time.Sleep(10*time.Minute - time.Second)
+				w.lives(t, r)
+				if n := k.questions(); n != 0 {
+					t.Errorf("asked %d times", n)
+				}
+				time.Sleep(time.Second)
+				// A hundred at once share one answer.
+				begin := time.Now()
+				var wg sync.WaitGroup
+				for id := range w {
+					wg.Go(func() {
+						if _, err := r.Open(t.Context(), id); !errors.Is(err, ErrStale) || !errors.Is(err, row.want) {
+							t.Errorf("Open: %v", err)
+						}
+						if _, _, err := r.New(t.Context()); !errors.Is(err, ErrStale) || !errors.Is(err, row.want) {
+							t.Errorf("New: %v", err)
+						}
+					})
+				}
+				wg.Wait()
+				if n, took := k.questions(), time.Since(begin); n > 2 || took > 2*defaultTimeout {
+					t.Errorf("asked %d times, and it took %v", n, took)
+				}
+				// Who has no time leaves, and what it leaves behind does nobody any harm.
+				time.Sleep(time.Minute)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				_, _, err := r.New(ctx)
+				cancel()
+				if row.want == context.DeadlineExceeded && (!errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrStale)) {
+					t.Errorf("New, in a hurry: %v", err)
+				}
+				k.setFault(nil)
+				time.Sleep(2 * time.Second)
+				k.questions()
+				w.lives(t, r)
+				if n := k.questions(); n != 1 {
+					t.Errorf("asked %d times, want 1", n)
+				}
+			})
+		})
+	}
+}
+
+// Withdrawing the right to the tenant key ends a ring that is in the middle of moving to
+// another epoch too, and it goes on from there.
+func TestStaleWhileMoving(t *testing.T) {
+	dir, d, k := t.TempDir(), newMemDisk(), newTenant()
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, dir, Config{KEK: k, Batch: 64, Segment: 64, Pace: 64 * slotSize / 600, disk: d.disk()})
+		defer r.Close()
+		go r.Run(t.Context())
+		w := world{}
+		ids := w.take(t, r, 64*12) // two hours to move
+		k.rotate()
+		moved := make(chan error)
+		go func() { _, err := r.Rewrap(t.Context()); moved <- err }()
+		time.Sleep(30 * time.Minute)
+		w.lives(t, r)
+		k.setFault(faults[3].fault)
+		time.Sleep(61 * time.Minute)
+		synctest.Wait()
+		w.erase(t, r, ids[700])
+		w.lives(t, r, ErrStale, keys.ErrDenied)
+		if n := held(r); n != 0 {
+			t.Errorf("%d keys are in memory", n)
+		}
+		if err := <-moved; !errors.Is(err, keys.ErrDenied) {
+			t.Fatalf("Rewrap: %v", err)
+		}
+		k.setFault(nil)
+		time.Sleep(2 * time.Minute)
+		w.lives(t, r)
+		m, err := r.Rewrap(t.Context())
+		if err != nil || m.Epoch != 3 {
+			t.Fatalf("%+v, %v", m, err)
+		}
+		w.lives(t, r)
+	})
+}
+
+// A ring does not start while its tenant key is at fault, and says why; and soon.
+func TestStartWithoutTenantKey(t *testing.T) {
+	for _, row := range faults {
+		dir, d, k := t.TempDir(), newMemDisk(), newTenant()
+		synctest.Test(t, func(t *testing.T) {
+			cfg := Config{KEK: k, Batch: 4, Timeout: 3 * time.Second, disk: d.disk()}
+			fails := func() {
+				t.Helper()
+				k.setFault(row.fault)
+				begin := time.Now()
+				if r, err := Open(dir, cfg); err == nil {
+					r.Close()
+					t.Errorf("%s: opened", row.name)
+				} else if !errors.Is(err, row.want) || time.Since(begin) > 6*time.Second {
+					t.Errorf("%s: %v, after %v", row.name, err, time.Since(begin))
+				}
+				k.setFault(nil)
+			}
+			fails() // to make one
+			r := open(t, dir, cfg)
+			w := world{}
+			w.take(t, r, 3)
+			r.Close()
+			fails()
+			r = open(t, dir, cfg)
+			w.lives(t, r)
+			// And a Rewrap does not begin.
+			k.setFault(row.fault)
+			if _, err := r.Rewrap(t.Context()); !errors.Is(err, row.want) {
+				t.Errorf("%s: Rewrap: %v", row.name, err)
+			}
+			w.lives(t, r)
+			k.setFault(nil)
+			r.Close()
+		})
+	}
+}
+
+// With a MaxStale of nothing, every New and every Open has the tenant key asked.
+func TestNoCache(t *testing.T) {
+	k := newTenant()
+	r := open(t, t.TempDir(), Config{KEK: k, Batch: 4, Segment: 4, MaxStale: 1})
+	w := world{}
+	k.questions()
+	w.take(t, r, 40)
+	if n := k.questions(); n < 40 {
+		t.Errorf("asked %d times for 40 keys", n)
+	}
+	w.check(t, r, nil)
+	if n := k.questions(); n < 40 {
+		t.Errorf("asked %d times to open 40 keys", n)
+	}
+	if _, err := r.Rewrap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.check(t, r, nil)
+}
+
+// While the machine sleeps one clock stands still, and whoever sets the other back gains
+// nothing.
+func TestAge(t *testing.T) {
+	if a := age(time.Now().Add(-time.Hour)); a < time.Hour || a > 2*time.Hour {
+		t.Error(a)
+	}
+	if a := age(time.Now().Round(0).Add(-time.Hour)); a < time.Hour || a > 2*time.Hour { // no monotonic clock in it
+		t.Error(a)
+	}
+	if a := age(time.Time{}); a < 100*365*24*time.Hour {
+		t.Error(a)
+	}
+}
+
+// What is dropped is zeros, in this Go.
+func TestDrop(t *testing.T) {
+	key := [keySize]byte{0x78, 0x56, 0x34, 0x12, 0x78, 0x56, 0x34, 0x12}
+	shows := func(cipher reflect.Value) bool { // the first round keys are the key itself
+		s := fmt.Sprint(cipher.Interface())
+		return strings.Contains(s, fmt.Sprint(0x12345678)) || strings.Contains(s, fmt.Sprint(0x78563412))
+	}
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !shows(reflect.ValueOf(block).Elem()) {
+		t.Error("this test knows no more how the standard library is built")
+	}
+	wipe(block)
+	if shows(reflect.ValueOf(block).Elem()) {
+		t.Error("wipe knows no more how the standard library is built")
+	}
+
+	s := newSeal(&key)
+	if key != [keySize]byte{} {
+		t.Error("the key is still where it came from")
+	}
+	sealed, err := s.seal(nil, []byte("text"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gcm := reflect.ValueOf(s.aead).Field(0).Elem() // as somebody would find it in the memory
+	if !shows(gcm) {
+		t.Error("this test knows no more how the standard library is built")
+	}
+	s.drop()
+	if shows(gcm) || !gcm.IsZero() {
+		t.Error("wipe knows no more how the standard library is built")
+	}
+	if _, err := s.open(nil, sealed, nil); !errors.Is(err, errDropped) {
+		t.Error(err)
+	}
+	if _, err := s.seal(nil, nil, nil); !errors.Is(err, errDropped) {
+		t.Error(err)
+	}
+	s.drop()
+
+	// Close drops them all.
+	k := newTenant()
+	r := open(t, t.TempDir(), Config{KEK: k, Batch: 4, Segment: 4})
+	w := world{}
+	w.take(t, r, 6)
+	w.check(t, r, nil)
+	epoch, live := r.current.Load().key, r.live.seal
+	var all []*seal
+	for _, c := range r.seals.m {
+		all = append(all, c.seal)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range append(all, epoch, live) {
+		if s.aead != nil {
+			t.Error("a key is left")
+		}
+	}
+}

@@ -506,13 +506,16 @@ func TestOutageLimits(t *testing.T) {
 				if taken < 25 || taken > 51 {
 					t.Errorf("%d entries were taken in", taken)
 				}
+				if s := o.log.Stats(); !errors.Is(s.Refuses, tlog.ErrBusy) || s.Err != nil || s.Busy != 600 || s.Unanchored < 10*time.Minute || time.Since(s.SignedAt) < 10*time.Minute || s.Signed != 20 {
+					t.Errorf("by its own account: %+v", s)
+				}
 				outages[0].end(o)
 				o.settle()
 				o.fill(20)
 				o.settle()
 				o.whole()
-				if n := o.log.Stats().Busy; n != 600 {
-					t.Errorf("%d calls were refused, by its own count", n)
+				if s := o.log.Stats(); s.Refuses != nil || s.Unanchored != 0 || time.Since(s.SignedAt) > time.Second || time.Since(s.PublishedAt) > time.Second {
+					t.Errorf("by its own account, after it: %+v", s)
 				}
 			})
 		})

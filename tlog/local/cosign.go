@@ -135,7 +135,7 @@ func (l *Log) cosign(ctx context.Context) error {
 		}
 		return err
 	}
-	if kerr := l.keepCosigned(&published{size: v.size, signed: got, edge: v.edge}); kerr != nil {
+	if kerr := l.keepCosigned(&published{size: v.size, signed: got, edge: v.edge, at: time.Now()}); kerr != nil {
 		return kerr
 	}
 	return err

@@ -21,15 +21,25 @@ type health struct {
 
 // admit says whether anything may come in. Nothing has been appended when it says no.
 func (l *Log) admit() error {
-	if l.health.full.Load() {
+	err := l.refuses()
+	switch {
+	case errors.Is(err, tlog.ErrFull):
 		l.counts.full.Add(1)
+	case err != nil:
+		l.counts.busy.Add(1)
+	}
+	return err
+}
+
+// refuses says why nothing may come in now.
+func (l *Log) refuses() error {
+	if l.health.full.Load() {
 		return fmt.Errorf("%d bytes left in %s, and %d are to stay free: %w", l.health.free.Load(), l.dir, l.cfg.MinFree, tlog.ErrFull)
 	}
 	p := &l.publisher
 	behind := int64(l.Size() - p.anchored.Load())
 	since := p.waiting.Load()
 	if behind > int64(l.cfg.MaxUnanchored) || (since != 0 && l.now()-since > int64(l.cfg.MaxUnanchoredAge)) {
-		l.counts.busy.Add(1)
 		return fmt.Errorf("%d entries are durable and not yet anchored: %w", behind, tlog.ErrBusy)
 	}
 	return nil

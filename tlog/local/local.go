@@ -286,9 +286,14 @@ type counts struct {
 type Stats struct {
 	Size         uint64 // durable entries
 	Anchored     uint64 // entries the anchor knows
+	Signed       uint64 // entries of the newest signed checkpoint
 	Published    uint64 // entries of the newest checkpoint shown
 	Waiting      int    // leaves between Append and the disk
 	WaitingBytes int
+
+	Unanchored  time.Duration // for how long entries have been durable that the anchor does not know; 0 for none
+	SignedAt    time.Time     // when the newest checkpoint was signed, or the log opened if that was later
+	PublishedAt time.Time     // when the newest checkpoint was shown, or the log opened if that was later
 
 	Leaves, Batches  uint64 // appended
 	Busy, Full       uint64 // calls of Append refused with tlog.ErrBusy and tlog.ErrFull
@@ -301,6 +306,7 @@ type Stats struct {
 	BackgroundErrors uint64 // flushes and compactions that failed; the first closes admission
 	Scrubs           uint64 // finished scrubs of everything
 	Free             uint64 // bytes free on the store's disk when last looked at
+	Refuses          error  // why nothing is admitted now, Err among others, or nil
 	Err              error  // why nothing is admitted any more, or nil
 }
 
@@ -316,11 +322,16 @@ func (l *Log) Stats() Stats {
 		Checkpoints: c.checkpoints.Load(), AnchorErrors: c.anchorErrors.Load(), SignErrors: c.signErrors.Load(),
 		CosignErrors: c.cosignErrors.Load(),
 		DiskSlow:     c.diskSlow.Load(), WriteStalls: c.writeStalls.Load(), BackgroundErrors: c.backgroundErrors.Load(),
-		Scrubs: c.scrubs.Load(), Free: l.health.free.Load(), Err: shut,
+		Scrubs: c.scrubs.Load(), Free: l.health.free.Load(), Refuses: shut, Err: shut,
 	}
-	if p := l.published.Load(); p != nil {
-		s.Published = p.size
+	if shut == nil {
+		s.Refuses = l.refuses()
 	}
+	if since := l.publisher.waiting.Load(); since != 0 {
+		s.Unanchored = time.Duration(l.now() - since)
+	}
+	s.Signed, s.SignedAt = l.kept.Load().since(l.start)
+	s.Published, s.PublishedAt = l.published.Load().since(l.start)
 	return s
 }
 

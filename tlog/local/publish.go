@@ -17,6 +17,18 @@ type published struct {
 	size   uint64
 	signed []byte
 	edge   *edge
+	at     time.Time // when it came to be; zero where it was found at Open
+}
+
+// since returns the size of p and when it came to be, start where that was before.
+func (p *published) since(start time.Time) (size uint64, at time.Time) {
+	switch {
+	case p == nil:
+		return 0, start
+	case p.at.IsZero():
+		return p.size, start
+	}
+	return p.size, p.at
 }
 
 // A publisher is what stands between durable and shown. But for the atomics it belongs to Run's publishing goroutine.
@@ -441,7 +453,7 @@ func (l *Log) keep(size uint64, signed []byte) error {
 	}
 	p.kept, p.keptAt = size, now
 	l.counts.checkpoints.Add(1)
-	view := &published{size: size, signed: signed, edge: p.recount.edge.clone()}
+	view := &published{size: size, signed: signed, edge: p.recount.edge.clone(), at: now}
 	l.kept.Store(view)
 	if l.cfg.Cosigner == nil && l.accepts(signed) {
 		l.published.Store(view)

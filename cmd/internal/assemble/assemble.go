@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/tallystick/tallystick/audit"
@@ -58,9 +59,12 @@ type Vault struct {
 	keys  ring.ByName
 	refs  *Keyring
 	pens  []*remote.Log // of writers beside Log's own, where it is in another process
-	runs  []func(context.Context) error
-	c     *config.Config
-	env   Env
+	// What looks on at a log in this process. The witnesses can change while it runs.
+	quorum  atomic.Pointer[witness.Quorum]
+	mirrors []*witness.Mirror
+	runs    []func(context.Context) error
+	c       *config.Config
+	env     Env
 }
 
 // OpenVault opens the log, or says where it is, and opens the ring of data keys.
@@ -125,6 +129,7 @@ func (v *Vault) openLocal() error {
 		if err != nil {
 			return errors.Join(err, l.Close())
 		}
+		v.mirrors = append(v.mirrors, mirror)
 		v.runs = append(v.runs, func(ctx context.Context) error {
 			var fork *tlog.ForkError
 			if err := mirror.Run(ctx); errors.As(err, &fork) {
@@ -156,6 +161,7 @@ func (v *Vault) localConfig() (out local.Config, err error) {
 	out = local.Config{
 		Origin: c.Origin, Signer: pairs[0].Signer, Verifier: pairs[0].Verifier, Also: pairs[1:], Latest: anchor, Head: c.Head,
 		Interval: time.Duration(c.Interval), CosignEvery: time.Duration(c.Witnesses.Interval),
+		MaxUnanchored: c.MaxUnanchored, MaxUnanchoredAge: time.Duration(c.MaxUnanchoredAge),
 		Unwitnessed: c.Witnesses.Unwitnessed, Logger: v.env.Logger, Fatal: v.env.Fatal,
 	}
 	if v.env.Brief {
@@ -197,12 +203,17 @@ func (v *Vault) localConfig() (out local.Config, err error) {
 		return out, err
 	}
 	w := c.Witnesses
-	out.Cosigner, err = witness.NewQuorum(witness.QuorumConfig{
+	quorum, err := witness.NewQuorum(witness.QuorumConfig{
 		Policy: policy, Origin: c.Origin, Monitoring: w.Monitoring, Grace: time.Duration(w.Grace), All: w.All, Wait: time.Duration(w.Wait),
 		Timeout: time.Duration(w.Timeout), Interval: time.Duration(w.Interval), Skew: time.Duration(w.Skew), Start: w.Start,
 		Client: client, Log: v.env.Logger,
 	})
-	return out, err
+	if err != nil {
+		return out, err
+	}
+	v.quorum.Store(quorum)
+	out.Cosigner = quorum
+	return out, nil
 }
 
 // addFormer adds public keys that signed before.
@@ -224,13 +235,15 @@ func (v *Vault) Rekey(c *config.Config) (run func(context.Context) error, err er
 		return nil, errors.New("keys, policy and witnesses of a log in this process can be changed while it runs, and nothing else: start again")
 	}
 	refs := NewKeyring(c, v.env)
-	lc, err := (&Vault{c: c, env: v.env, refs: refs}).localConfig()
+	next := &Vault{c: c, env: v.env, refs: refs}
+	lc, err := next.localConfig()
 	if err != nil {
 		return nil, err
 	}
 	if err := v.local.Rekey(lc); err != nil {
 		return nil, err
 	}
+	v.quorum.Store(next.quorum.Load())
 	return func(ctx context.Context) error { return together(ctx, refs.Runs...) }, nil
 }
 
@@ -408,6 +421,9 @@ func Build(c *config.Config, env Env) (*House, error) {
 	mux := http.NewServeMux()
 	mux.Handle("/", tiles.Handler(v.Log, tiles.Options{Log: env.Logger}))
 	h.api = mux
+	if v.local != nil {
+		watched(mux, v)
+	}
 	if c.HasGateway() {
 		err = h.addGateway(c, gc, mux, token)
 	}

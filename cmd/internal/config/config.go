@@ -58,6 +58,11 @@ type Config struct {
 	Head string `yaml:"head"`
 	// Interval is the time between checkpoints while the log grows; by default 100ms.
 	Interval Duration `yaml:"interval"`
+	// MaxUnanchored and MaxUnanchoredAge bound what is durable and not yet anchored, in entries and in time; by default
+	// 1048576 and 30s. Beyond, nothing is taken in until the anchor and the key can be reached again: in the mode strict
+	// calls are answered 503 then. The age is how long an outage of Vault may last before that.
+	MaxUnanchored    uint64   `yaml:"max_unanchored"`
+	MaxUnanchoredAge Duration `yaml:"max_unanchored_age"`
 	// Policy is a file (c2sp.org/tlog-policy) that names this log's key, its witnesses with their submission URLs, and the
 	// quorum of them that must have cosigned a checkpoint before it is published. Without it nobody is asked.
 	Policy string `yaml:"policy"`
@@ -409,6 +414,7 @@ func (c *Config) checkRemote() error {
 	if err := misplaced("the log is in another process; it belongs in that one's file", map[string]bool{
 		"key": c.Key != "", "also_keys": len(c.AlsoKeys) > 0, "anchor": c.Anchor != "", "head": c.Head != "", "policy": c.Policy != "",
 		"mirrors": len(c.Mirrors) > 0, "serve_log": c.ServeLog.Listen != "" || len(c.ServeLog.Clients) > 0, "interval": c.Interval != 0,
+		"max_unanchored": c.MaxUnanchored != 0, "max_unanchored_age": c.MaxUnanchoredAge != 0,
 	}); err != nil {
 		return err
 	}

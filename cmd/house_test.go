@@ -49,6 +49,10 @@ var homes = map[string][]string{
 	"filippo.io/mldsa":                {"tlog"},
 	"golang.org/x/sys":                {"tlog/local", "tlog/latest", "keys/file", "keys/ring", "witness", "gateway"},
 	"github.com/prometheus":           {"witness", "cmd"},
+	"github.com/coreos/go-oidc":       {"gateway/oidc"},
+	"github.com/go-jose/go-jose":      {"gateway/oidc"}, // what go-oidc reads keys with
+	"golang.org/x/oauth2":             {"gateway/oidc"},
+	"github.com/crewjam/saml":         {"gateway/saml"},
 	"github.com/rogpeppe/go-internal": {}, // testscript: tests only
 }
 

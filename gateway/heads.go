@@ -2,9 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -181,86 +178,17 @@ func appendTime(b []byte, name string, t time.Time) []byte {
 	return append(b, '"')
 }
 
-// maxModel is the longest name of a model, in bytes.
-const maxModel = 256
-
 // packed says whether a request's body has a content coding, under which its JSON cannot be read.
 func packed(h *fasthttp.RequestHeader) bool {
 	for name, v := range h.All() {
-		if equalFold(name, "content-encoding") && !equalFold(bytes.Trim(v, " \t"), "identity") {
+		if codes(name, v) {
 			return true
 		}
 	}
 	return false
 }
 
-// outlineBody reads the model's name out of a JSON body. A body that is not JSON, or says a name twice, is an error: two
-// readers could take it for two different requests, and what is recorded and decided must be what is sent. For the same
-// reason the name "model" must be spelled so: some readers take MODEL for it.
-func outlineBody(body []byte) (model string, err error) {
-	dec := jsontext.NewDecoder(bytes.NewBuffer(body))
-	if dec.PeekKind() != '{' {
-		if err := dec.SkipValue(); err != nil {
-			return "", plainJSON(err)
-		}
-		return "", onlyOne(dec)
-	}
-	if _, err := dec.ReadToken(); err != nil {
-		return "", plainJSON(err)
-	}
-	for dec.PeekKind() != '}' {
-		name, err := dec.ReadToken()
-		if err != nil {
-			return "", plainJSON(err)
-		}
-		switch n := name.String(); {
-		case n == "model" && dec.PeekKind() == '"':
-			v, err := dec.ReadToken()
-			if err != nil {
-				return "", plainJSON(err)
-			}
-			if model = v.String(); len(model) > maxModel {
-				return "", fmt.Errorf("the model's name is longer than %d bytes", maxModel)
-			}
-			continue
-		case n != "model" && strings.EqualFold(n, "model"):
-			return "", errors.New("it spells the name \"model\" otherwise")
-		}
-		if err := dec.SkipValue(); err != nil {
-			return "", plainJSON(err)
-		}
-	}
-	if _, err := dec.ReadToken(); err != nil {
-		return "", plainJSON(err)
-	}
-	if err := onlyOne(dec); err != nil {
-		return "", err
-	}
-	return model, nil
-}
-
-func onlyOne(dec *jsontext.Decoder) error {
-	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
-		return errors.New("there is something after the value")
-	}
-	return nil
-}
-
-// plainJSON says where a body stops being JSON, without quoting it.
-func plainJSON(err error) error {
-	var s *jsontext.SyntacticError
-	if errors.As(err, &s) {
-		what := "it is malformed"
-		switch {
-		case errors.Is(err, jsontext.ErrDuplicateName):
-			what = "it says a name twice"
-		case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-			what = "it ends too early"
-		}
-		return fmt.Errorf("%s at byte %d", what, s.ByteOffset)
-	}
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-		return errors.New("it ends too early")
-	}
-	return errors.New("it is malformed")
+// codes says whether a header says that the body has a content coding.
+func codes(name, value []byte) bool {
+	return equalFold(name, "content-encoding") && !equalFold(bytes.Trim(value, " \t"), "identity")
 }

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"unicode/utf8"
 
 	"github.com/tallystick/tallystick/tlog/record"
 )
@@ -109,84 +108,6 @@ func TestJSONBodies(t *testing.T) {
 			t.Errorf("%q reached the model as %q\n%s", c, last.Body, last.Head)
 		}
 	}
-}
-
-// The model's name is read as whoever reads JSON reads it.
-func TestOutlineBody(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct{ body, model, bad string }{
-		{`{"model":"gpt"}`, "gpt", ""},
-		{` {"a":{"model":"no"},"b":["model"],"model" : "yes" , "c":1} `, "yes", ""},
-		{`{"mod\u0065l":"g\u0070t"}`, "gpt", ""},
-		{`{"model":7}`, "", ""},
-		{`{}`, "", ""},
-		{`[]`, "", ""},
-		{`"model"`, "", ""},
-		{`{"model":"a","model":"b"}`, "", "says a name twice at byte 13"},
-		{`{"model":"a","mod\u0065l":"b"}`, "", "says a name twice"},
-		{`{"x":{"y":1,"y":2}}`, "", "says a name twice"},
-		{`{"model":"a","Model":"b"}`, "", "otherwise"},
-		{`{"MODEL":"b"}`, "", "otherwise"},
-		{`{"model":"` + strings.Repeat("m", 257) + `"}`, "", "longer than 256"},
-		{`{"model":"a"`, "", "ends too early"},
-		{``, "", "ends too early"},
-		{`{"model":"a"}{}`, "", "after the value"},
-		{`{"model":"a"} x`, "", "after the value"},
-		{`[] []`, "", "after the value"},
-		{"{\"model\":\"a\xff\"}", "", "malformed"},
-		{`{"model":"\ud800"}`, "", "malformed"},
-		{"\xef\xbb\xbf{}", "", "malformed"},
-		{`{"model":"a",}`, "", "malformed"},
-		{`{'model':"a"}`, "", "malformed"},
-		{`NaN`, "", "malformed"},
-	} {
-		model, err := outlineBody([]byte(c.body))
-		if model != c.model || (err == nil) != (c.bad == "") || err != nil && !strings.Contains(err.Error(), c.bad) {
-			t.Errorf("%s: %q, %v", c.body, model, err)
-		}
-	}
-}
-
-func FuzzOutlineBody(f *testing.F) {
-	for _, c := range jsonCases(f) {
-		if len(c.Raw) < 1000 {
-			f.Add(c.Raw)
-		}
-	}
-	for _, s := range []string{`{"model":"gpt"}`, `{"mod\u0065l":"g\u0070t","stream":true}`, `{"model":"a","Model":"b"}`, `{"a":{"model":"x"},"model":"y"}`} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		given := bytes.Clone(b)
-		model, err := outlineBody(b)
-		if !bytes.Equal(b, given) {
-			t.Fatal("the body was changed")
-		}
-		if err != nil {
-			// An error is for the caller: it says where and what, and quotes nothing.
-			if s := err.Error(); s == "" || len(s) > 100 || !utf8.ValidString(s) {
-				t.Fatalf("the error is %q", s)
-			}
-			return
-		}
-		if !json.Valid(b) {
-			t.Fatalf("%q passed and is not JSON", b)
-		}
-		// Whoever reads it, strictly or with the standard library's leniency, reads the same name.
-		var lenient struct{ Model any }
-		if err := json.Unmarshal(b, &lenient); err != nil {
-			if model != "" {
-				t.Fatalf("%q: %q, and %v", b, model, err)
-			}
-			return
-		}
-		if name, _ := lenient.Model.(string); name != model {
-			t.Fatalf("%q: read as %q and as %q", b, model, name)
-		}
-		if err := saidOnce(json.NewDecoder(bytes.NewReader(b))); err != nil {
-			t.Fatalf("%q: %v", b, err)
-		}
-	})
 }
 
 // saidOnce reads a value and says if an object in it has a name twice.

@@ -46,6 +46,10 @@ type Approval struct {
 
 // Facts are what rules are about: who calls, what is asked for, and what is known of it. Strings and slices are valid during
 // the judgement.
+//
+// A fact of the second half can be there, can be absent, or can be unknown: a body that is packed says nothing, and a
+// member that is not of its kind could be read otherwise by the model. To take the unknown for the absent would let a
+// caller choose what rules see, so Known says what is known. Nothing is, by default.
 type Facts struct {
 	Caller *Principal
 
@@ -53,26 +57,55 @@ type Facts struct {
 	API    string // openai, anthropic or http
 	Method string
 	Path   string // without query
-	Model  string // as the body names it; "" where there is none
-	Stream bool   // the answer is asked for as a stream
 	Size   int64  // bytes of the body
 
-	// Of a body that is JSON, as far as the API is known: zero where it says nothing.
-	MaxTokens   int64
-	Temperature float64
-	Messages    []Message
-	Tools       []string       // names of the tools that the model may use
-	Params      map[string]any // the body's other top-level members whose values are numbers, booleans or short strings
+	Known Known
+
+	// Of a body that is JSON.
+	Model          string // as the body names it; "" where there is none
+	Stream         bool   // the answer is asked for as a stream
+	MaxTokens      int64  // the most that the answer may have
+	HasMaxTokens   bool   // MaxTokens stands in the body
+	Temperature    float64
+	HasTemperature bool
+	Messages       []Message // the conversation, instructions to the model first
+	Tools          []string  // names of the tools that the model may use; of one built in that has no name, its type
+	Params         []Param   // the body's other top-level members, in their order
 
 	Findings []Finding // what the masker saw in the request
 	Now      time.Time
 }
 
+// Known is a set of facts that are known. The others of Facts always are, as are a principal's name and key.
+type Known uint16
+
+const (
+	KnownCaller Known = 1 << iota // what else there is of the principal
+	KnownModel
+	KnownStream
+	KnownMaxTokens
+	KnownTemperature
+	KnownMessages
+	KnownTools
+	KnownParams
+	KnownFindings
+
+	// KnownBody is all that a body can say.
+	KnownBody = KnownModel | KnownStream | KnownMaxTokens | KnownTemperature | KnownMessages | KnownTools | KnownParams
+)
+
 // A Message is one turn of a conversation, without its content.
 type Message struct {
-	Role  string
-	Size  int // bytes of its text
-	Parts int // images, files and so on beside the text
+	Role  string // of an item without a role, its type
+	Size  int    // bytes of its text, with what it tells tools and what tools told it
+	Parts int    // images, files and so on beside the text
+}
+
+// A Param is a top-level member of a body. Value is an int64, a float64, a bool, a string of at most 256 bytes, or nil for
+// anything else: null, a list, an object, a longer string.
+type Param struct {
+	Name  string
+	Value any
 }
 
 // A Finding says how often something that the masker knows stands in a request. It has no value in it.

@@ -231,11 +231,11 @@ func (c *call) decide(ctx *fasthttp.RequestCtx) *refusal {
 	if c.route.API == HTTP || len(ctx.Request.Body()) == 0 || packed(&ctx.Request.Header) {
 		return nil
 	}
-	model, err := outlineBody(ctx.Request.Body())
-	if err != nil {
+	f := Facts{API: c.route.API.String(), Path: c.path}
+	if err := outlineBody(&f, ctx.Request.Body()); err != nil {
 		return &refusal{http.StatusBadRequest, "invalid_json", "the body is not JSON of one meaning: " + err.Error()}
 	}
-	c.model = model
+	c.model = f.Model
 	return nil
 }
 

@@ -74,8 +74,8 @@ func (is *issuer) key(ctx context.Context, kid, alg string) (*key, *keySet, erro
 		return k, set, err
 	}
 	done := is.ask()
-	if done == nil { // so soon after the last fetch the answer would be the same
-		return nil, nil, err
+	if done == nil { // it is too soon for another fetch; but one may have ended since
+		return is.look(kid, alg)
 	}
 	wait := time.NewTimer(is.Timeout)
 	defer wait.Stop()

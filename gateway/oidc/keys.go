@@ -1,6 +1,7 @@
 package oidc
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -9,8 +10,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
@@ -34,8 +37,34 @@ type key struct {
 	public crypto.PublicKey
 }
 
-func (k *key) static() *oidc.StaticKeySet {
-	return &oidc.StaticKeySet{PublicKeys: []crypto.PublicKey{k.public}}
+// verifies returns the key as go-oidc wants it, to verify alg and nothing else.
+func (k *key) verifies(alg string) oidc.KeySet { return oneKey{k.public, jose.SignatureAlgorithm(alg)} }
+
+type oneKey struct {
+	public crypto.PublicKey
+	alg    jose.SignatureAlgorithm
+}
+
+// VerifySignature returns the payload of a token that the key signed.
+func (k oneKey) VerifySignature(_ context.Context, token string) ([]byte, error) {
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{k.alg})
+	if err != nil {
+		return nil, err
+	}
+	payload, err := jws.Verify(k.public)
+	if err != nil {
+		return nil, err
+	}
+	// go-jose takes a salt of any length, RFC 7518 §3.5 only one as long as the hash.
+	if h, ok := map[jose.SignatureAlgorithm]crypto.Hash{jose.PS256: crypto.SHA256, jose.PS384: crypto.SHA384, jose.PS512: crypto.SHA512}[k.alg]; ok {
+		w := h.New()
+		io.WriteString(w, token[:strings.LastIndexByte(token, '.')])
+		opts := &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}
+		if err := rsa.VerifyPSS(k.public.(*rsa.PublicKey), h, w.Sum(nil), jws.Signatures[0].Signature, opts); err != nil {
+			return nil, err
+		}
+	}
+	return payload, nil
 }
 
 // serves says whether alg is one for the key.

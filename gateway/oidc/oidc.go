@@ -302,7 +302,7 @@ func (is *issuer) signed(ctx context.Context, t *token, audience string) (*oidc.
 	if err != nil {
 		return nil, nil, err
 	}
-	verifier := oidc.NewVerifier(is.URL, k.static(), &oidc.Config{
+	verifier := oidc.NewVerifier(is.URL, k.verifies(t.alg), &oidc.Config{
 		ClientID:             audience,
 		SupportedSigningAlgs: []string{t.alg},
 		Now:                  func() time.Time { return time.Now().Add(-is.Skew) },

@@ -26,42 +26,50 @@ const maxRead = 64 << 10
 
 // read reads a token, whoever signed it. What it refuses is refused for all issuers.
 func read(b []byte) (*token, error) {
-	if len(b) > maxRead {
-		return nil, tooLong
-	}
-	// RFC 7515 §2 knows no padding and no white space; the decoder would skip line ends.
-	for _, c := range b {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_' || c == '.') {
-			return nil, malformed
-		}
-	}
-	switch bytes.Count(b, []byte{'.'}) {
-	case 2:
-	case 4:
-		return nil, stranger("encrypted", "encrypted tokens are not read here; have the issuer sign tokens and not encrypt them")
-	default:
-		return nil, malformed
-	}
-	parts := bytes.Split(b, []byte{'.'})
-	header, err := decode(parts[0])
+	t, payload, err := split(b)
 	if err != nil {
-		return nil, malformed
-	}
-	payload, err := decode(parts[1])
-	if err != nil {
-		return nil, malformed
-	}
-	t := &token{raw: string(b)}
-	if err := t.readHeader(header); err != nil {
 		return nil, err
-	}
-	if len(parts[2]) == 0 {
-		return nil, stranger("signature", "the token is not signed; get a signed one")
 	}
 	if t.claims, err = readClaims(payload); err != nil {
 		return nil, err
 	}
 	return t, nil
+}
+
+// split reads all of a token but the claims, and returns these as they stand.
+func split(b []byte) (t *token, payload []byte, err error) {
+	if len(b) > maxRead {
+		return nil, nil, tooLong
+	}
+	// RFC 7515 §2 knows no padding and no white space; the decoder would skip line ends.
+	for _, c := range b {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_' || c == '.') {
+			return nil, nil, malformed
+		}
+	}
+	switch bytes.Count(b, []byte{'.'}) {
+	case 2:
+	case 4:
+		return nil, nil, stranger("encrypted", "encrypted tokens are not read here; have the issuer sign tokens and not encrypt them")
+	default:
+		return nil, nil, malformed
+	}
+	parts := bytes.Split(b, []byte{'.'})
+	header, err := decode(parts[0])
+	if err != nil {
+		return nil, nil, malformed
+	}
+	if payload, err = decode(parts[1]); err != nil {
+		return nil, nil, malformed
+	}
+	t = &token{raw: string(b)}
+	if err := t.readHeader(header); err != nil {
+		return nil, nil, err
+	}
+	if len(parts[2]) == 0 {
+		return nil, nil, stranger("signature", "the token is not signed; get a signed one")
+	}
+	return t, payload, nil
 }
 
 var (

@@ -239,7 +239,8 @@ func (m *Mirror) offer(ctx context.Context, o offer, ts tlog.Tiles) error {
 		case http.StatusUnprocessableEntity:
 			what := fmt.Sprintf("it says that this does not continue its pending checkpoint of size %d", m.pending)
 			get := func(url string) (*response, error) { return m.send(ctx, http.MethodGet, url, nil, nil) }
-			fork, why := evidence(get, m.policy, o, m, m.c.Monitoring, what, func(old uint64) (tlog.Proof, error) { return ts.Consistency(ctx, old) })
+			known := func() uint64 { return math.MaxUint64 } // the log goes on, and everybody may show what it has published since
+			fork, why := evidence(get, m.policy, o, m, m.c.Monitoring, what, known, func(old uint64) (tlog.Proof, error) { return ts.Consistency(ctx, old) })
 			if fork != nil {
 				return fork
 			}

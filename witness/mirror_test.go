@@ -290,6 +290,13 @@ func TestBadMirror(t *testing.T) {
 			f.pending.saw(t, newChain(t, 500, "other").at(t, 500))
 			f.note = f.pending.note
 		}, "does not continue"},
+		{"refuses this tree and shows a later one", func(t *testing.T, l chain, f *fakeMirror) {
+			f.pending.before = func(rw http.ResponseWriter, _ *http.Request, _ *addCheckpoint) bool {
+				f.note = l.grow(t, 5, "")
+				rw.WriteHeader(422)
+				return true
+			}
+		}, "may be a later one of ours"},
 		{"the log shows what it did not sign", func(t *testing.T, l chain, _ *fakeMirror) {
 			l.Inject(tlogtest.Faults{Checkpoint: func(signed []byte) ([]byte, error) {
 				return bytes.Replace(signed, []byte("600"), []byte("601"), 1), nil

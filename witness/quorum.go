@@ -82,7 +82,9 @@ type QuorumConfig struct {
 //   - A witness that says a larger size than the checkpoint has, or refuses a proof that we computed (422), or cosigns something
 //     else, contradicts us. It is asked for its own checkpoint at its monitoring prefix. If the log signed that one, and it is
 //     larger than ours or of another tree, this is a *tlog.ForkError, with ours as A and theirs as B: an honest
-//     witness after our rollback looks like this, and a witness that was shown a fork, and no lie can look like this.
+//     witness after our rollback looks like this, and a witness that was shown a fork, and no lie can look like this. A
+//     checkpoint that is no larger than one offered here since is not held against us: by now it may be public, and
+//     anybody may have brought it to the witness.
 //   - A witness that contradicts us and has nothing to show for it that the log signed has failed: it is counted, named in an
 //     alarm, and treated as one that has not cosigned. So a witness that lies costs its own cosignature and nothing
 //     else: the log goes on as long as the others are a quorum.
@@ -99,15 +101,16 @@ type QuorumConfig struct {
 // others may be an hour behind. It is forgotten when that witness cosigns; if it lies for ever, take it out of the policy.
 // All of this is a *tlog.QuorumError: sign nothing yet, and ask again.
 //
-// A ForkError whose B is larger than A can be no fork in one case: the log showed a newer checkpoint to others while it
-// offered this one, and they took it to the witness. A log that shows only what Cosign has returned cannot come to this.
+// A ForkError whose B is larger than A can be no fork in one case: the log showed others a newer checkpoint than it had ever
+// offered, and they took it to the witness. A log that shows only what Cosign has returned cannot come to this.
 type Quorum struct {
 	c       QuorumConfig
 	members []*member // in the order of the policy
 
 	mu      sync.Mutex
 	started bool
-	fork    *tlog.ForkError // found after its Cosign had returned, for the next one
+	largest uint64          // size of the largest tree that was ever offered
+	fork    *tlog.ForkError // found, and not returned yet
 }
 
 var _ tlog.Cosigner = (*Quorum)(nil)
@@ -186,6 +189,7 @@ func (q *Quorum) Cosign(ctx context.Context, signed []byte, prove func(ctx conte
 	if err != nil {
 		return nil, err
 	}
+	q.offered(o.c.Size)
 	call, cancel := context.WithTimeout(ctx, q.c.Wait)
 	r := &round{offer: o, ctx: call, prove: prove, proofs: make(map[uint64]tlog.Proof)}
 	defer r.end() // after cancel, so that it does not wait long for a proof
@@ -215,8 +219,8 @@ func (q *Quorum) Cosign(ctx context.Context, signed []byte, prove func(ctx conte
 		select {
 		case a := <-answers:
 			waiting--
-			if a.fork != nil {
-				return out, a.fork
+			if fork := q.takeFork(); fork != nil {
+				return out, fork
 			}
 			got = append(got, a)
 			short = q.enough(&out, o, got)
@@ -295,13 +299,28 @@ func (q *Quorum) succeeded(text string) {
 	}
 }
 
+// offered notes that a tree of that size is about to be known outside.
+func (q *Quorum) offered(size uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.largest = max(q.largest, size)
+}
+
+// known returns up to which size outsiders may know the log by now.
+func (q *Quorum) known() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.largest
+}
+
+// keepFork keeps a fork for the call that is under way, or for the next if that has just returned.
 func (q *Quorum) keepFork(f *tlog.ForkError) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.fork = f
 }
 
-// takeFork returns what a request found that had not come back in time.
+// takeFork returns what was kept.
 func (q *Quorum) takeFork() *tlog.ForkError {
 	q.mu.Lock()
 	defer q.mu.Unlock()

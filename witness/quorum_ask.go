@@ -39,11 +39,10 @@ type member struct {
 // String names the witness.
 func (m *member) String() string { return "the witness " + strings.Join(m.names, ", ") }
 
-// An answer is what came of asking a witness in one call: cosignatures, evidence, or neither.
+// An answer is what came of asking a witness in one call: cosignatures or none. A fork is the Quorum's to keep.
 type answer struct {
 	from  *member
 	lines [][]byte
-	fork  *tlog.ForkError
 }
 
 // A lapse is a failure that is the witness's own doing. One with a claim says that we are wrong.
@@ -104,13 +103,11 @@ func (q *Quorum) ask(m *member, r *round, begun func()) answer {
 		var f *lapse
 		if errors.As(err, &f) && f.claim {
 			get := func(url string) (*response, error) { return q.send(http.MethodGet, url, nil) }
-			fork, why := evidence(get, q.c.Policy, r.offer, m, m.monitoring, f.what, r.proof)
+			fork, why := evidence(get, q.c.Policy, r.offer, m, m.monitoring, f.what, q.known, r.proof)
 			if fork != nil {
 				m.failed(q, fork)
-				if r.ctx.Err() != nil {
-					q.keepFork(fork)
-				}
-				return answer{from: m, fork: fork}
+				q.keepFork(fork)
+				return answer{from: m}
 			}
 			f.what += "; " + why
 		}
@@ -141,7 +138,7 @@ func (q *Quorum) submit(m *member, r *round, proof tlog.Proof) ([][]byte, error)
 		switch {
 		case err != nil:
 			return nil, &lapse{what: err.Error()}
-		case size > r.c.Size:
+		case size > r.c.Size && size > q.known():
 			return nil, &lapse{what: fmt.Sprintf("it says that it has %d entries of the log, and the checkpoint has %d", size, r.c.Size), claim: true}
 		case size == m.size:
 			return nil, &lapse{what: fmt.Sprintf("it says that it has %d entries, and does not take the proof from there", size)}
@@ -164,8 +161,9 @@ func (q *Quorum) send(method, url string, body []byte) (*response, error) {
 }
 
 // evidence fetches the checkpoint of an outsider that contradicts an offer, and returns the fork that it proves, or why it
-// proves none. prove proves that the offer's tree continues that of the first old entries.
-func evidence(fetch func(url string) (*response, error), p *tlog.Policy, o offer, who fmt.Stringer, monitoring, what string, prove func(old uint64) (tlog.Proof, error)) (*tlog.ForkError, string) {
+// proves none. known returns up to which size outsiders may know the log by now: those who have a larger tree than that
+// have what the log does not know. prove proves that the offer's tree continues that of the first old entries.
+func evidence(fetch func(url string) (*response, error), p *tlog.Policy, o offer, who fmt.Stringer, monitoring, what string, known func() uint64, prove func(old uint64) (tlog.Proof, error)) (*tlog.ForkError, string) {
 	resp, err := fetch(monitoring + "/" + originSum(o.c.Origin) + "/checkpoint")
 	if err == nil && resp.status != http.StatusOK {
 		err = resp.unexpected()
@@ -185,6 +183,8 @@ func evidence(fetch func(url string) (*response, error), p *tlog.Policy, o offer
 		return nil, "its own checkpoint is this one"
 	case theirs.Size == o.c.Size:
 		return fork("of the same size with the root %s, not %s", theirs.Root, o.c.Root)
+	case theirs.Size > o.c.Size && theirs.Size <= known():
+		return nil, fmt.Sprintf("its own checkpoint, of size %d, may be a later one of ours", theirs.Size)
 	case theirs.Size > o.c.Size:
 		return fork("with %d entries, and this one has %d", theirs.Size, o.c.Size)
 	}

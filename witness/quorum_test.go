@@ -747,6 +747,80 @@ func TestAfterwards(t *testing.T) {
 	}
 }
 
+// A witness that is slower than the others can be past a checkpoint when it is asked for it: a later one has been published
+// since, and anybody may have brought that to it, or it fetched it itself. However it puts that, it is no fork.
+func TestOvertaken(t *testing.T) {
+	for name, answer := range map[string]func(http.ResponseWriter, *http.Request, *addCheckpoint) bool{
+		"and says so":             func(http.ResponseWriter, *http.Request, *addCheckpoint) bool { return false },
+		"and refuses the proof":   answersOf(422),
+		"and signs the later one": nil, // it has to be made when that is there
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld3(t)
+				w.q.c.Grace = -1
+				cosign := func(size uint64) {
+					t.Helper()
+					signed := w.l.at(t, size)
+					if _, err := w.q.Cosign(t.Context(), signed, w.l.prove(signed)); err != nil {
+						t.Errorf("the checkpoint of size %d: %v", size, err)
+					}
+					time.Sleep(time.Second)
+				}
+				cosign(3)
+				later := w.l.at(t, 9)
+				w.bad.before = func(rw http.ResponseWriter, r *http.Request, req *addCheckpoint) bool {
+					w.bad.before = nil
+					time.Sleep(2500 * time.Millisecond)
+					w.bad.saw(t, later)
+					if answer == nil {
+						rw.Write(w.bad.sign(string(later[:bytes.Index(later, []byte("\n\n"))+1]), time.Now()))
+						return true
+					}
+					return answer(rw, r, req)
+				}
+				cosign(5) // c is asked, and takes its time
+				cosign(9) // published by the word of the others
+				time.Sleep(5 * time.Second)
+				w.l.grow(t, 3, "")
+				cosign(12)
+				cosign(12)
+				if s := statusOf(w.q, "c"); s.Size != 12 || s.Err != nil || name == "and says so" && s.Faults != 0 {
+					t.Errorf("status %+v", s)
+				}
+			})
+		})
+	}
+}
+
+// A fork that is found in the moment in which Cosign returns is not lost: it is the result of that call or of the next.
+func TestForkInTheLastMoment(t *testing.T) {
+	for range 100 {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld3(t)
+			if _, err := w.q.Cosign(t.Context(), w.l.at(t, 5), w.l.prove(w.l.at(t, 5))); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			w.bad.saw(t, newChain(t, 9, "other").at(t, 9))
+			w.bad.before = func(rw http.ResponseWriter, r *http.Request, req *addCheckpoint) bool {
+				time.Sleep(w.q.c.Grace)
+				return answersOf(422)(rw, r, req)
+			}
+			signed := w.l.at(t, 9)
+			var fork *tlog.ForkError
+			_, err := w.q.Cosign(t.Context(), signed, w.l.prove(signed))
+			if !errors.As(err, &fork) {
+				synctest.Wait()
+				_, err = w.q.Cosign(t.Context(), signed, w.l.prove(signed)) // too soon to ask the witness again
+			}
+			if !errors.As(err, &fork) {
+				t.Fatalf("no fork was seen: %v; %+v", err, statusOf(w.q, "c"))
+			}
+		})
+	}
+}
+
 // Calls side by side, of checkpoints in any order: an older one finds that its witnesses are past it, and contradicts nobody.
 func TestSideBySide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -65,8 +65,9 @@ type Config struct {
 type Limits struct {
 	// Overall counts every submission before it is looked at. The default is 2,000.
 	Overall float64
-	// Log counts what one log has signed, so that nobody else can use it up. The default is 10. A list
-	// that says how much a log may submit a day goes before it.
+	// Log counts the new checkpoints of one log that are cosigned, which only the log can make, so that nobody else can use
+	// it up. As much again is there for what anybody can send who has seen one: the newest once more, or one with a proof
+	// that is none. The default is 10. A list that says how much a log may submit a day goes before it.
 	Log float64
 }
 
@@ -126,7 +127,7 @@ type witnessKey struct {
 // A logState is one log, listed or not.
 type logState struct {
 	origin string
-	limit  *bucket // replaced with the list
+	limits limits // replaced with the list
 
 	// turn holds one value. Whoever took it may store, and puts it back.
 	turn chan struct{}
@@ -137,6 +138,9 @@ type logState struct {
 	shown  atomic.Pointer[seen]
 	broken atomic.Bool // it could not be read when it was last tried
 }
+
+// limits are one log's, nil for none: of what only the log can send, and of what others can send again.
+type limits struct{ own, again *bucket }
 
 // A seen is the newest checkpoint cosigned of a log. The zero one, with the root of the empty tree, is of a log that was
 // never cosigned.
@@ -227,8 +231,8 @@ func (w *Witness) SetLogs(list *LogList) error {
 		if listed.perDay > 0 && rate > 0 {
 			rate = listed.perDay / (24 * 60 * 60)
 		}
-		if l.limit == nil || l.limit.rate != rate {
-			l.limit = newBucket(rate)
+		if l.limits.own == nil || l.limits.own.rate != rate {
+			l.limits = limits{newBucket(rate), newBucket(rate)}
 		}
 	}
 	w.metrics.logs.Set(float64(len(list.logs)))
@@ -246,16 +250,16 @@ func (w *Witness) state(origin string) *logState {
 	return l
 }
 
-// find returns a log of the list, its keys and its limit, or nil.
-func (w *Witness) find(origin string) (*logState, []note.Verifier, *bucket) {
+// find returns a log of the list, its keys and its limits, or nil.
+func (w *Witness) find(origin string) (*logState, []note.Verifier, limits) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	listed, ok := w.list.logs[origin]
 	if !ok {
-		return nil, nil, nil
+		return nil, nil, limits{}
 	}
 	l := w.logs[origin]
-	return l, listed.keys, l.limit
+	return l, listed.keys, l.limits
 }
 
 // addCheckpoint is the trip of a submission: the body that came, and the signature lines that leave. The order of its
@@ -265,16 +269,13 @@ func (w *Witness) addCheckpoint(ctx context.Context, body []byte) ([]byte, error
 	if err != nil {
 		return nil, refuse(http.StatusBadRequest, "malformed", err)
 	}
-	l, keys, limit := w.find(req.origin)
+	l, keys, limits := w.find(req.origin)
 	if l == nil {
 		return nil, refuse(http.StatusNotFound, "unknown-log", fmt.Errorf("the log %q is not known here; ask the witness's operator to add it", req.origin))
 	}
 	c, sigs, err := req.verify(keys)
 	if err != nil {
 		return nil, refuse(http.StatusForbidden, "signature", err)
-	}
-	if wait := limit.take(w.now()); wait > 0 {
-		return nil, &refusal{status: http.StatusTooManyRequests, reason: "log-limit", retry: wait, err: fmt.Errorf("too many submissions of the log %q; slow down", c.Origin)}
 	}
 	if req.old > c.Size {
 		return nil, refuse(http.StatusBadRequest, "old-over-size", fmt.Errorf("the old size %d is over the checkpoint's, %d", req.old, c.Size))
@@ -287,11 +288,19 @@ func (w *Witness) addCheckpoint(ctx context.Context, body []byte) ([]byte, error
 	case <-ctx.Done():
 		return nil, refuse(http.StatusServiceUnavailable, "gone", ctx.Err())
 	}
+	if l.seen.Load() == nil { // the disk will be read
+		if err := w.spend(limits.again, c.Origin); err != nil {
+			return nil, err
+		}
+	}
 	was, err := w.load(ctx, l)
 	if err != nil {
 		return nil, refuse(http.StatusInternalServerError, "state", errors.New("the state of this log cannot be read; nothing was cosigned"))
 	}
 	if was.note != nil && c.Size == was.Size && c.Root != was.Root {
+		if err := w.spend(limits.again, c.Origin); err != nil {
+			return nil, err
+		}
 		w.contradicts(ctx, req, c, was, true, fmt.Sprintf("two trees of size %d", c.Size)) // whatever the old size says
 	}
 	if req.old != was.Size {
@@ -302,11 +311,21 @@ func (w *Witness) addCheckpoint(ctx context.Context, body []byte) ([]byte, error
 	}
 	if err := tlog.VerifyConsistency(was.Size, c.Size, was.Root, c.Root, req.proof); err != nil {
 		if was.note != nil && c.Size > was.Size {
+			if err := w.spend(limits.again, c.Origin); err != nil {
+				return nil, err
+			}
 			w.contradicts(ctx, req, c, was, false, err.Error())
 		}
 		return nil, refuse(http.StatusUnprocessableEntity, "inconsistent", err)
 	}
 
+	limit := limits.own
+	if was.note != nil && c.Size == was.Size {
+		limit = limits.again
+	}
+	if err := w.spend(limit, c.Origin); err != nil {
+		return nil, err
+	}
 	now, lines, err := w.cosign(req.text, was)
 	if err != nil {
 		return nil, err
@@ -326,6 +345,14 @@ func (w *Witness) addCheckpoint(ctx context.Context, body []byte) ([]byte, error
 	w.remember(l, &seen{Checkpoint: c, note: signed, time: now})
 	w.log.Info("cosigned", "origin", c.Origin, "old", was.Size, "size", c.Size)
 	return lines, nil
+}
+
+// spend counts a submission that costs more than its answer, as a 409 does not. Its error is a *refusal.
+func (w *Witness) spend(limit *bucket, origin string) error {
+	if wait := limit.take(w.now()); wait > 0 {
+		return &refusal{status: http.StatusTooManyRequests, reason: "log-limit", retry: wait, err: fmt.Errorf("too many submissions of the log %q; slow down", origin)}
+	}
+	return nil
 }
 
 // storeTimeout is how long a write may wait for its place on the disk.

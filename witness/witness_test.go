@@ -920,18 +920,18 @@ func TestLimits(t *testing.T) {
 	for range 20 {
 		submits(t, w, forged, 403)
 	}
-	for range 10 {
-		submits(t, w, a.body(1, 1), 409)
+	for i := range uint64(10) {
+		submits(t, w, a.body(i, i+1), 200)
 	}
-	r := request(w.Handler(), "POST", "/add-checkpoint", a.body(0, 1))
+	r := request(w.Handler(), "POST", "/add-checkpoint", a.body(10, 11))
 	if r.StatusCode != 429 || r.Header.Get("Retry-After") != "1" {
 		t.Errorf("%d, retry after %q", r.StatusCode, r.Header.Get("Retry-After"))
 	}
 	submits(t, w, b.body(0, 1), 200) // another log has its own
 	now = now.Add(time.Second)
-	submits(t, w, a.body(0, 1), 200)
-	submits(t, w, a.body(1, 2), 200)
-	submits(t, w, a.body(2, 3), 429)
+	submits(t, w, a.body(10, 11), 200)
+	submits(t, w, a.body(11, 12), 200)
+	submits(t, w, a.body(12, 13), 429)
 	now = now.Add(-time.Hour) // a clock set back gives nothing and takes nothing
 	submits(t, w, b.body(0, 1), 409)
 	now = now.Add(time.Hour)
@@ -943,9 +943,62 @@ func TestLimits(t *testing.T) {
 		}
 	}
 	w.SetLogs(must(ParseLogList([]byte("logs/v0\nvkey " + strings.Fields(lineB)[1] + "\norigin none\nbastion none\nqpd 86400\ncontact x\n"))))
-	if _, _, limit := w.find(b.origin); limit.rate != 1 {
-		t.Errorf("86,400 a day are %f a second", limit.rate)
+	if _, _, limits := w.find(b.origin); limits.own.rate != 1 || limits.again.rate != 1 {
+		t.Errorf("86,400 a day are %f and %f a second", limits.own.rate, limits.again.rate)
 	}
+}
+
+// Whoever has seen what a log publishes can send it to the witness as often as he likes, and costs the log nothing by it.
+func TestLimitsOfOthers(t *testing.T) {
+	unproven := func(l *smallLog) []byte {
+		r := addCheckpoint{old: 4, proof: l.prove(4, 9)[:1], signed: l.sign(l.at(9))}
+		return r.append(nil)
+	}
+	for _, c := range []struct {
+		name  string
+		body  func(l *smallLog) []byte
+		again int // how often it is looked at
+		as    int
+		then  int
+	}{
+		{"the newest once more", func(l *smallLog) []byte { return l.body(4, 4) }, 10, 200, 429},
+		{"a later one with a proof that is none", unproven, 10, 422, 429},
+		{"a fork", func(l *smallLog) []byte { return (&addCheckpoint{signed: l.sign(l.fork(4)), old: 4}).append(nil) }, 10, 422, 429},
+		{"an earlier one", func(l *smallLog) []byte { return l.body(1, 3) }, 30, 409, 409},
+		{"a later one from elsewhere", func(l *smallLog) []byte { return l.body(3, 9) }, 30, 409, 409},
+		{"an old size over the checkpoint's", func(l *smallLog) []byte { return (&addCheckpoint{signed: l.sign(l.at(3)), old: 4}).append(nil) }, 30, 400, 400},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			kept := new(contradictions)
+			w, l := newWitness(t, Config{Limits: Limits{Log: 1, Overall: -1}, Evidence: kept})
+			now := time.Now()
+			w.now = func() time.Time { return now }
+			submits(t, w, l.body(0, 4), 200)
+			for range c.again {
+				submits(t, w, c.body(l), c.as)
+			}
+			n := len(kept.kept)
+			submits(t, w, c.body(l), c.then)
+			if len(kept.kept) != n {
+				t.Error("what was over the limit was looked at")
+			}
+			submits(t, w, l.body(0, 9), 409) // a client that does not know where the witness is learns it
+			submits(t, w, l.body(4, 9), 200)
+		})
+	}
+}
+
+// A state that cannot be read is not read, and that not said, more often than a log may submit.
+func TestLimitOfBrokenState(t *testing.T) {
+	state := new(memory)
+	w, l := newWitness(t, Config{State: state})
+	submits(t, w, l.body(0, 4), 200)
+	state.Set(l.origin, []byte("garbage"))
+	w, _ = newWitness(t, Config{State: state, Limits: Limits{Log: 1, Overall: -1}})
+	for range 10 {
+		submits(t, w, l.body(4, 9), 500)
+	}
+	submits(t, w, l.body(4, 9), 429)
 }
 
 // The list changes while logs submit. Who left is unknown, is still shown, and comes back to where it was.

@@ -39,7 +39,8 @@ Flags of serve:
   --state DIR       what it remembers; of this witness alone, never put back
   --tls-cert FILE, --tls-key FILE  for --listen and --monitor-listen
   --rate N          submissions a second, of all (2000); below 0 for no limit
-  --rate-log N      submissions a second of one log (10); below 0 for no limit
+  --rate-log N      new checkpoints a second of one log (10), and as many of what
+                    others send of it again; below 0 for no limit
   --max-conns N     connections at once, for each address (1024)
   --clock-jump D    how far after its newest cosignature the clock may stand (8784h)
   --reload D        how often --logs and certificates are looked at (5s); SIGHUP

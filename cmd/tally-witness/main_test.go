@@ -179,7 +179,8 @@ func get(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func fetch(url string) (string, error) {
-	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
+	defer client.CloseIdleConnections()
 	resp, err := client.Get(url)
 	if err != nil {
 		return "", err
@@ -191,7 +192,7 @@ func fetch(url string) (string, error) {
 	}
 	var head bytes.Buffer
 	if resp.TLS != nil {
-		fmt.Fprintf(&head, "from %s\n", resp.TLS.PeerCertificates[0].Subject.CommonName)
+		fmt.Fprintf(&head, "over %s\nfrom %s\n", resp.Proto, resp.TLS.PeerCertificates[0].Subject.CommonName)
 	}
 	resp.Header.Write(&head)
 	return fmt.Sprintf("%d\n%s\n%s", resp.StatusCode, head.Bytes(), b), nil

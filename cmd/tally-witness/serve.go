@@ -81,6 +81,13 @@ func (v *invocation) serve(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	for _, path := range v.keys {
+		held, err := holdKey(path)
+		if err != nil {
+			return 0, err
+		}
+		defer held.Close()
+	}
 	f := newFollower(v, w, log, registry, text, list)
 	var tlsConfig *tls.Config
 	if v.tlsCert != "" {
@@ -121,6 +128,20 @@ func (v *invocation) serve(ctx context.Context) (int, error) {
 	return 0, err
 }
 
+// holdKey keeps a second witness of this machine from signing with a key, whatever directory that would remember in. The end
+// of the process lets go of it. Where files cannot be locked nothing is held.
+func holdKey(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+		f.Close()
+		return nil, fmt.Errorf("another witness signs with %s: two that do not know of each other would cosign a fork; stop it, or give this one a key of its own", path)
+	}
+	return f, nil
+}
+
 // A house is the servers of one witness.
 type house struct {
 	log      *slog.Logger
@@ -145,8 +166,12 @@ func (h *house) add(name, addr string, handler http.Handler, tlsConfig *tls.Conf
 	if tlsConfig != nil {
 		url = "https" + url[len("http"):]
 	}
+	// One request at a time on a connection: so it is the number of those that bounds what bodies there are in memory.
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
 	h.rooms = append(h.rooms, room{name, url, l, &http.Server{
-		Handler: handler, TLSConfig: tlsConfig, ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelWarn),
+		Protocols: protocols,
+		Handler:   handler, TLSConfig: tlsConfig, ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelWarn),
 		// A submission is some 70 KB at most, and is answered within the time that its log's turn takes.
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 45 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 16 << 10,

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"errors"
@@ -66,6 +67,7 @@ type Log struct {
 	leases, sought, found atomic.Uint64 // see Stats
 
 	// Run's own.
+	asked    epoch     // for the last lease; its boot is this Log's
 	lease    grant     // the newest; its epoch is zero before the first
 	leased   bool      // it can be used
 	heard    time.Time // when the server last told the size or an index
@@ -106,6 +108,7 @@ func New(c Config) (*Log, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	l := &Log{cfg: c, base: strings.TrimRight(u.String(), "/"), air: make(map[*batch]bool), landed: make(chan *batch)}
+	rand.Read(l.asked.boot[:])
 	l.queue.init(c.MaxLeaves, c.MaxBytes)
 	l.transport = &http.Transport{
 		// HTTP/1.1: a connection of its own for each body on its way is faster here than one for all.
@@ -263,14 +266,16 @@ func (l *Log) takeLease(ctx context.Context) (grant, error) {
 	if err != nil {
 		return grant{}, err
 	}
-	if had := l.lease.epoch; had != (epoch{}) {
-		req.Header.Set(headEpoch, had.String())
-	}
+	l.asked.n++
+	req.Header.Set(headEpoch, l.asked.String())
 	body, err := l.exchange(req, maxAnswer)
 	if err != nil {
 		return grant{}, err
 	}
 	g, err := parseGrant(body)
+	if err == nil && g.epoch != l.asked {
+		err = fmt.Errorf("it is %s, which nobody asked for", g.epoch)
+	}
 	if err != nil {
 		return grant{}, &strange{fmt.Sprintf("%s: %v", req.URL.Redacted(), err), http.StatusOK}
 	}

@@ -112,8 +112,13 @@ func TestMisconfigured(t *testing.T) {
 // are in the log; who was not told that they are not is told that nobody knows.
 func TestGarbage(t *testing.T) {
 	t.Parallel()
-	e := epoch{[8]byte{1}, 1}
-	good := grant{tlogtest.Origin, e, 10}
+	good := func(w http.ResponseWriter, r *http.Request) {
+		e, err := parseEpoch(r.Header.Get(headEpoch))
+		if err != nil {
+			t.Error(err)
+		}
+		w.Write(grant{tlogtest.Origin, e, 10}.append(nil))
+	}
 	says := func(status int, head http.Header, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			for k, v := range head {
@@ -163,6 +168,7 @@ func TestGarbage(t *testing.T) {
 		{"compressed", says(200, http.Header{"Content-Encoding": {"gzip"}}, "\x1f\x8b"), nil, nil},
 		{"a lease of garbage", nil, says(200, nil, "<html>"), context.DeadlineExceeded},
 		{"a lease without end", nil, says(200, nil, strings.Repeat("a", 1<<20)), context.DeadlineExceeded},
+		{"a lease for somebody else", nil, says(200, nil, string(grant{tlogtest.Origin, firstEpoch, 10}.append(nil))), context.DeadlineExceeded},
 		{"no lease", nil, says(500, nil, ""), context.DeadlineExceeded},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -170,7 +176,7 @@ func TestGarbage(t *testing.T) {
 			mux := http.NewServeMux()
 			lease := c.lease
 			if lease == nil {
-				lease = says(200, nil, string(good.append(nil)))
+				lease = good
 			}
 			mux.HandleFunc("POST /lease/", lease)
 			if c.append != nil {
@@ -338,6 +344,160 @@ func TestQueueBounds(t *testing.T) {
 	if _, err := l.Append(context.Background(), leaf("late")); err != tlog.ErrClosed {
 		t.Errorf("after Close: %v", err)
 	}
+}
+
+// TestResolve is batches whose outcome is open, and where their leaves were seen: each place is given out once, to a batch
+// that is there whole.
+func TestResolve(t *testing.T) {
+	type open struct {
+		leaves      string // one letter each
+		from, until uint64
+		not         []span
+	}
+	for _, c := range []struct {
+		name string
+		log  string // from index 0; what nobody looks for is a dot
+		open []open
+		at   []int // where each is, or -1
+	}{
+		{"there", "..a", []open{{"a", 0, 3, nil}}, []int{2}},
+		{"not there", "...", []open{{"a", 0, 3, nil}}, []int{-1}},
+		{"too early", "a..", []open{{"a", 1, 3, nil}}, []int{-1}},
+		{"too late", "..a", []open{{"a", 0, 2, nil}}, []int{-1}},
+		{"reaches too far", ".ab", []open{{"ab", 0, 2, nil}}, []int{-1}},
+		{"half", ".a.", []open{{"ab", 0, 3, nil}}, []int{-1}},
+		{"apart", "a.b", []open{{"ab", 0, 3, nil}}, []int{-1}},
+		{"in another order", "ba", []open{{"ab", 0, 2, nil}}, []int{-1}},
+		{"half and whole", "aab", []open{{"ab", 0, 3, nil}}, []int{1}},
+		{"two, both there", ".ba", []open{{"a", 0, 3, nil}, {"b", 0, 3, nil}}, []int{2, 1}},
+		{"equal, both there", ".aa", []open{{"a", 0, 3, nil}, {"a", 0, 3, nil}}, []int{1, 2}},
+		{"equal, one there", ".a.", []open{{"a", 0, 3, nil}, {"a", 0, 3, nil}}, []int{1, -1}},
+		{"equal, from different times", "a.a", []open{{"a", 1, 3, nil}, {"a", 0, 3, nil}}, []int{2, 0}},
+		{"the short one within the long one", ".ab", []open{{"a", 0, 3, nil}, {"ab", 0, 3, nil}}, []int{-1, 1}},
+		{"the short one beside the long one", "aba", []open{{"a", 0, 3, nil}, {"ab", 0, 3, nil}}, []int{2, 0}},
+		{"all equal", "aaa", []open{{"a", 0, 3, nil}, {"aa", 0, 3, nil}}, []int{2, 0}},
+		{"acknowledged to another", ".a.", []open{{"a", 0, 3, []span{{1, 2}}}}, []int{-1}},
+		{"acknowledged in part to another", ".aa", []open{{"aa", 0, 3, []span{{0, 2}}}}, []int{-1}},
+		{"beside what was acknowledged", "aaa", []open{{"a", 0, 3, []span{{0, 1}, {2, 3}}}}, []int{1}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l, err := New(Config{URL: "http://127.0.0.1:1", Origin: testOrigin, Writer: testWriter, Token: plain(testToken)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var seen []place
+			for i, letter := range c.log {
+				if letter != '.' {
+					seen = append(seen, place{uint64(i), tlog.HashLeaf([]byte(string(letter)))})
+				}
+			}
+			var calls []*call
+			for _, o := range c.open {
+				var leaves []tlog.Leaf
+				for _, letter := range o.leaves {
+					leaves = append(leaves, tlog.Leaf{Entry: []byte(string(letter))})
+				}
+				k, err := newCall(leaves)
+				if err != nil {
+					t.Fatal(err)
+				}
+				k.alone = true
+				if err := l.queue.enter(k); err != nil {
+					t.Fatal(err)
+				}
+				l.queue.mu.Lock()
+				l.queue.air = 0 // nothing is on its way: the last outcome is open
+				l.queue.mu.Unlock()
+				b := l.queue.take(func() {})
+				b.from, b.until, b.not, b.leafs = o.from, o.until, o.not, b.hashes()
+				l.open = append(l.open, b)
+				calls = append(calls, k)
+			}
+			l.resolve(seen)
+			for i, k := range calls {
+				at := -1
+				if k.over {
+					at = int(k.first)
+				}
+				if at != c.at[i] {
+					t.Errorf("%s is at %d, want %d", c.open[i].leaves, at, c.at[i])
+				}
+			}
+		})
+	}
+}
+
+// TestAbandonedIsDropped: of a body that was not appended, what nobody waits for any more is not sent again.
+func TestAbandonedIsDropped(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	arrived, answer := make(chan []tlog.Leaf), make(chan func(w http.ResponseWriter))
+	mux := http.NewServeMux()
+	var size atomic.Uint64
+	mux.HandleFunc("POST /lease/", func(w http.ResponseWriter, r *http.Request) {
+		e, err := parseEpoch(r.Header.Get(headEpoch))
+		if err != nil {
+			t.Error(err)
+		}
+		w.Write(grant{tlogtest.Origin, e, size.Load()}.append(nil))
+	})
+	mux.HandleFunc("POST /append/", func(w http.ResponseWriter, r *http.Request) {
+		var body bytes.Buffer
+		body.ReadFrom(r.Body)
+		leaves, err := parseLeaves(body.Bytes())
+		if err != nil {
+			t.Error(err)
+		}
+		arrived <- leaves
+		(<-answer)(w)
+	})
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	l, err := New(Config{URL: server.URL, Origin: tlogtest.Origin, Writer: testWriter, Token: plain(testToken)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer run(t, l)()
+	first := func(index int) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) {
+			size.Add(1)
+			fmt.Fprintf(w, "%d\n", index)
+		}
+	}
+	var wg sync.WaitGroup
+	call := func(ctx context.Context, name string, want error) (left chan struct{}) {
+		left = make(chan struct{})
+		wg.Go(func() {
+			defer close(left)
+			if _, err := l.Append(ctx, leaf("%s", name)); !errors.Is(err, want) {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+		return left
+	}
+	call(ctx, "ahead", nil)
+	<-arrived
+	short, leave := context.WithCancel(ctx)
+	left := call(short, "abandoned", context.Canceled)
+	call(ctx, "kept", nil)
+	for l.Stats().Waiting < 3 {
+		time.Sleep(time.Millisecond)
+	}
+	answer <- first(0)
+	if both := <-arrived; len(both) != 2 {
+		t.Errorf("%d leaves wait", len(both))
+	}
+	leave()
+	<-left
+	answer <- func(w http.ResponseWriter) {
+		w.Header().Set(headVerdict, "stale")
+		w.WriteHeader(http.StatusConflict)
+	}
+	if again := <-arrived; len(again) != 1 || string(again[0].Entry) != "entry kept" {
+		t.Errorf("sent again: %q", again)
+	}
+	answer <- first(1)
+	wg.Wait()
 }
 
 // TestSlicesGoBack: a caller who leaves a large call has his slices back when Append returns, whatever still sends them.

@@ -41,8 +41,8 @@
 // Paths are relative to the log's URL. An error is a status, a word in the header Tallystick-Verdict, and a line of text. An
 // answer without the word is not ours: a proxy's, say, which knows nothing of what the log did.
 //
-//	POST   lease/<writer>        Tallystick-Epoch: the epoch of the lease that the client had, if it had one
-//	                             200: three lines: the log's origin, the new epoch, the number of durable entries
+//	POST   lease/<writer>        Tallystick-Epoch: the epoch that the lease is to have
+//	                             200: three lines: the log's origin, the epoch, the number of durable entries
 //	POST   append/<writer>       Tallystick-Epoch: the epoch of the client's lease
 //	                             Content-Type: application/x-tallystick-leaves, Content-Length: as it is
 //	                             uint32 leaves; of each: uint16 and uint32 lengths, entry, payload; all big-endian
@@ -58,15 +58,18 @@
 //	404 not-found       no such payload
 //	408 cut-short       the body did not come, or not in time; nothing was appended; send it again
 //	409 stale           not the newest lease of its writer; nothing was appended; take another
-//	409 fenced          a lease was taken by another client since; end
+//	409 fenced          another client took the lease from this one; end
 //	413 too-large       an entry, payload or body is over its limit; nothing was appended
 //	500 failed          something could not be read; the server's log says what
 //	503 busy            too much is on its way; nothing was appended; Retry-After
 //	503 halted, quarantine, closed   the engine's errors of these names
 //	507 full            the log's disk is nearly full; nothing was appended
 //
-// An epoch is 32 lower-case digits of hexadecimal: 8 bytes that the server drew when it started, and a number. An append is
-// taken or refused whole. A body has at most MaxAppend leaves and MaxCall bytes of them.
+// An epoch is 32 lower-case digits of hexadecimal: 8 bytes that the client drew when it was made, and a number that rises
+// with each of its requests for a lease, so that one that was overtaken by a later one is known. A server knows, too, which
+// clients a lease was taken from, as long as it lives; where two processes write as one writer and the server is started
+// again, it is the one that asks last that goes on. An append is taken or refused whole. A body has at most MaxAppend leaves
+// and MaxCall bytes of them.
 //
 // # Who trusts whom with what
 //

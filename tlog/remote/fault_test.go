@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
@@ -602,6 +603,7 @@ func TestAbandoned(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			p.settled(t) // what is still in the engine, too
 			if size, last := p.log.Size(), after[len(after)-1]; size != last+1 {
 				t.Errorf("%s: the log has %d entries after one at %d", name, size, last)
 			}
@@ -696,4 +698,83 @@ func TestEqual(t *testing.T) {
 		}
 	}
 	g.verify(t, p)
+}
+
+// TestEverythingAtOnce is two writers, patient and impatient callers, and whatever can happen to a server, in any order.
+func TestEverythingAtOnce(t *testing.T) {
+	t.Parallel()
+	rounds := 25
+	if testing.Short() {
+		rounds = 6
+	}
+	s := newSite(t)
+	h := s.hook()
+	s.server.Clients[0].Writers = []string{"gw-1", "gw-2"}
+	p := s.start()
+	rng := newRand()
+	logs := make([]*Log, 2)
+	for i := range logs {
+		c := s.config()
+		c.Writer = fmt.Sprintf("gw-%d", i+1)
+		c.Stall = 2 * time.Second
+		logs[i] = s.client(c)
+		run(t, logs[i])
+	}
+	g := newLedger()
+	for round := range rounds {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+		var over atomic.Bool
+		var wg sync.WaitGroup
+		for w := range 12 {
+			l, seed := logs[w%2], rng.Uint64()
+			wg.Go(func() {
+				rng := rand.New(rand.NewPCG(seed, 0))
+				for i := 0; !over.Load(); i++ {
+					var leaves []tlog.Leaf
+					for j := range 1 + rng.IntN(4) {
+						leaves = append(leaves, leaf("%d %d %d %d", round, w, i, j))
+					}
+					if rng.IntN(30) == 0 {
+						leaves[0].Payload = bytes.Repeat(leaves[0].Entry, bulkBytes/10)
+					}
+					short, leave := ctx, context.CancelFunc(func() {})
+					if w >= 8 {
+						short, leave = context.WithTimeout(ctx, time.Duration(rng.IntN(8000))*time.Microsecond)
+					}
+					if _, err := g.append(short, l, leaves...); err != nil && short.Err() == nil {
+						t.Errorf("Append: %v", err)
+					}
+					leave()
+				}
+			})
+		}
+		for range 1 + rng.IntN(4) {
+			time.Sleep(time.Duration(rng.IntN(8000)) * time.Microsecond)
+			switch rng.IntN(5) {
+			case 0:
+				s.crash(rng.IntN(101))
+				p = s.start()
+			case 1:
+				s.down()
+				p = s.start()
+			case 2: // between commit and answer
+				killed := make(chan struct{})
+				kill := once(func() {
+					s.crash(50)
+					close(killed)
+				})
+				h.set(nil, func([]uint64, error) error { kill(); return nil })
+				<-killed
+				h.set(nil, nil)
+				p = s.start()
+			default:
+				p.ln.sever()
+			}
+		}
+		over.Store(true)
+		wg.Wait()
+		cancel()
+		p.settled(t)
+		g.verify(t, p)
+	}
 }

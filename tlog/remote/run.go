@@ -331,7 +331,13 @@ func (l *Log) settle(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("what became of an append: %w", err)
 	}
-	// The longest first: what is short could lie within what is long, and be taken for it.
+	l.resolve(seen)
+	return nil
+}
+
+// resolve settles the open batches by where their leaves were seen. The longest come first: what is short could lie within
+// what is long, and be taken for it.
+func (l *Log) resolve(seen []place) {
 	slices.SortStableFunc(l.open, func(a, b *batch) int { return b.leaves - a.leaves })
 	for len(l.open) > 0 {
 		b := l.open[0]
@@ -345,7 +351,6 @@ func (l *Log) settle(ctx context.Context) error {
 			l.queue.back(b, false)
 		}
 	}
-	return nil
 }
 
 // A place is a leaf that is somewhere in the log.

@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -11,6 +10,7 @@ import (
 	"log/slog"
 	"math/bits"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -87,22 +87,20 @@ type Server struct {
 	cfg     ServerConfig
 	who     *who
 	reads   http.Handler
-	boot    [8]byte
 	broken  chan struct{} // closed when stopped is set
 	buffers sync.Pool     // of *[]byte, for bodies
 
 	// mu guards what follows.
 	mu      sync.Mutex
 	leases  map[string]*lease // by writer
-	epochs  uint64            // that were given
 	inRoom  int64             // bytes of bodies in memory
 	stopped error             // why nothing is appended any more: the outcome of an append is unknown
 }
 
 // A lease is who may append as one writer at the moment. Its fields are guarded by Server.mu.
 type lease struct {
-	epoch  epoch         // the newest that was given
-	after  epoch         // which one the client had when it asked
+	epoch  epoch         // the newest
+	past   [][8]byte     // the clients that it was taken from, the latest last
 	flying int           // appends that the engine has not answered, of this epoch or of earlier ones
 	landed chan struct{} // closed when none flies any more; nil when none does
 }
@@ -130,7 +128,6 @@ func NewServer(e Engine, c ServerConfig) (*Server, error) {
 		engine: e, cfg: c, who: w, reads: tiles.Handler(e, tiles.Options{Log: c.Logger}),
 		broken: make(chan struct{}), leases: make(map[string]*lease),
 	}
-	rand.Read(s.boot[:])
 	return s, nil
 }
 
@@ -202,34 +199,24 @@ func (s *Server) do(c *Client, w http.ResponseWriter, r *http.Request) ([]byte, 
 	return s.append(w, r, writer)
 }
 
-func (c *Client) writes(writer string) bool {
-	for _, w := range c.Writers {
-		if w == writer {
-			return true
-		}
-	}
-	return false
-}
+func (c *Client) writes(writer string) bool { return slices.Contains(c.Writers, writer) }
 
-// lease makes the one who asks the only one to append as a writer. The order is the whole of its safety:
+// lease makes the client that asks the only one to append as a writer. The order is the whole of its safety:
 //
 //  1. the new epoch stands     what comes under an older one is refused from here on
 //  2. what flies has landed    so of the older ones everything is in the log, or never will be
 //  3. the size is read         all of it lies below
 func (s *Server) lease(r *http.Request, writer string, c *Client) ([]byte, error) {
-	var had epoch
-	if text := r.Header.Get(headEpoch); text != "" {
-		var err error
-		if had, err = parseEpoch(text); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
-		}
+	e, err := parseEpoch(r.Header.Get(headEpoch))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	if q, ok := s.engine.(quarantined); ok {
 		if err := q.Quarantined(); err != nil {
 			return nil, err
 		}
 	}
-	given, landed, err := s.give(writer, had)
+	landed, err := s.begin(writer, e)
 	if err != nil {
 		return nil, err
 	}
@@ -240,34 +227,44 @@ func (s *Server) lease(r *http.Request, writer string, c *Client) ([]byte, error
 			return nil, errStale
 		}
 	}
-	if err := s.current(writer, given); err != nil {
-		return nil, err // it asked again, or somebody else did; or the engine's last answer leaves things open
+	if err := s.current(writer, e); err != nil {
+		return nil, err // it asked again, or another client did; or the engine's last answer leaves things open
 	}
-	g := grant{origin: s.cfg.Origin, epoch: given, size: s.engine.Size()}
+	g := grant{origin: s.cfg.Origin, epoch: e, size: s.engine.Size()}
 	s.cfg.Logger.Info("lease", "writer", writer, "client", c.Name, "from", r.RemoteAddr, "size", g.size)
 	return g.append(nil), nil
 }
 
-// give makes a new epoch the newest of its writer, and returns what is closed when all that flew then has landed; nil where
-// nothing did. Who had an epoch of this server, and it is not the newest any more, was
-// fenced: but not by itself, when it asks again because it did not hear the answer.
-func (s *Server) give(writer string, had epoch) (epoch, <-chan struct{}, error) {
+// maxPast is how many of those who lost a lease are known for it. More would have to be alive at once to go unknown.
+const maxPast = 64
+
+// begin makes an epoch the newest of its writer, and returns what is closed when all that flew then has landed; nil where
+// nothing did. A request that was overtaken by a later one of the same client is stale; one by a client that the lease was
+// taken from is fenced.
+func (s *Server) begin(writer string, e epoch) (landed <-chan struct{}, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped != nil {
-		return epoch{}, nil, s.stopped
+		return nil, s.stopped
 	}
 	l := s.leases[writer]
 	if l == nil {
-		l = new(lease)
+		l = &lease{epoch: epoch{boot: e.boot}}
 		s.leases[writer] = l
 	}
-	if had.boot == s.boot && had != l.epoch && had != l.after {
-		return epoch{}, nil, ErrFenced
+	switch {
+	case l.epoch.boot == e.boot:
+		if e.n <= l.epoch.n {
+			return nil, errStale
+		}
+	case slices.Contains(l.past, e.boot):
+		return nil, ErrFenced
+	default:
+		l.past = append(l.past, l.epoch.boot)
+		l.past = l.past[max(0, len(l.past)-maxPast):]
 	}
-	s.epochs++
-	l.epoch, l.after = epoch{s.boot, s.epochs}, had
-	return l.epoch, l.landed, nil
+	l.epoch = e
+	return l.landed, nil
 }
 
 // current says whether an epoch is the newest of its writer.
@@ -282,8 +279,8 @@ func (s *Server) currentLocked(writer string, e epoch) error {
 	switch {
 	case s.stopped != nil:
 		return s.stopped
-	case e.boot != s.boot || l == nil:
-		return fmt.Errorf("%w: this one was given by an earlier server", errStale)
+	case l == nil:
+		return fmt.Errorf("%w: this server has given none", errStale)
 	case e != l.epoch:
 		return errStale
 	}

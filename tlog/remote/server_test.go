@@ -62,18 +62,26 @@ func bearer(token string) map[string]string {
 	return map[string]string{"Authorization": "Bearer " + token}
 }
 
-// leased takes a lease and returns the heads of an append under it.
-func leased(t testing.TB, s *Server, token, writer string) map[string]string {
-	t.Helper()
-	r := ask(s, "POST", "/lease/"+writer, bearer(token), nil)
-	g, err := parseGrant([]byte(r.body))
-	if r.status != 200 || err != nil {
-		t.Fatalf("a lease: %d %q, %v", r.status, r.body, err)
-	}
+// asks returns the heads of a request for a lease.
+func asks(token string, e epoch) map[string]string {
 	head := bearer(token)
-	head[headEpoch], head["Content-Type"] = g.epoch.String(), typeLeaves
+	head[headEpoch] = e.String()
 	return head
 }
+
+// leased takes a lease and returns the heads of an append under it.
+func leased(t testing.TB, s *Server, token, writer string, e epoch) map[string]string {
+	t.Helper()
+	head := asks(token, e)
+	r := ask(s, "POST", "/lease/"+writer, head, nil)
+	if g, err := parseGrant([]byte(r.body)); r.status != 200 || err != nil || g.epoch != e {
+		t.Fatalf("a lease: %d %q, %v", r.status, r.body, err)
+	}
+	head["Content-Type"] = typeLeaves
+	return head
+}
+
+var firstEpoch, secondEpoch = epoch{[8]byte{1}, 1}, epoch{[8]byte{1}, 2}
 
 // TestWho is what each client may do, and what it is told where it may not. What it is told does not depend on what
 // there is.
@@ -88,13 +96,12 @@ func TestWho(t *testing.T) {
 	if _, err := log.Append(t.Context(), there); err != nil {
 		t.Fatal(err)
 	}
-	leased(t, s, writes, "gw-1")
 	payload := payloadPath(sha256.Sum256(there.Payload))
 	other := payloadPath(tlog.Hash{1})
 	gone := payloadPath(sha256.Sum256([]byte("to be discarded")))
 	type want map[string]int // status by token
 	all := func(status int) want { return want{writes: status, reads: status, discards: status} }
-	for _, c := range []struct {
+	for i, c := range []struct {
 		method, path string
 		want         want
 	}{
@@ -120,7 +127,8 @@ func TestWho(t *testing.T) {
 		{"DELETE", "/payload/x", want{writes: 403, reads: 403, discards: 404}},
 	} {
 		for token, status := range c.want {
-			if r := ask(s, c.method, c.path, bearer(token), nil); r.status != status || strings.Contains(r.body, token) {
+			e := epoch{[8]byte{9}, uint64(i + 1)}
+			if r := ask(s, c.method, c.path, asks(token, e), nil); r.status != status || strings.Contains(r.body, token) {
 				t.Errorf("%s: %s %s: %d %q, want %d", token, c.method, c.path, r.status, r.body, status)
 			}
 		}
@@ -216,6 +224,7 @@ func TestCertificates(t *testing.T) {
 		{Name: "named", Names: []string{"gw-2.example", spiffe.String()}, Tokens: []string{digest([]byte(testToken))}, Writers: []string{"named"}},
 	}
 	s.start()
+	asked := uint64(0)
 	for _, c := range []struct {
 		name  string
 		cert  *tls.Certificate
@@ -252,6 +261,8 @@ func TestCertificates(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				asked++
+				req.Header.Set(headEpoch, epoch{[8]byte{1}, asked}.String())
 				if c.token != "" {
 					req.Header.Set("Authorization", "Bearer "+c.token)
 				}
@@ -299,13 +310,12 @@ func TestCertificates(t *testing.T) {
 			b, _ := io.ReadAll(resp.Body)
 			return resp, string(b)
 		}
-		head := bearer(testToken)
+		head := asks(testToken, epoch{[8]byte{1}, asked + 1})
 		resp, body := do("/lease/named", head, nil)
-		g, err := parseGrant([]byte(body))
-		if resp.ProtoMajor != 2 || err != nil {
+		if _, err := parseGrant([]byte(body)); resp.ProtoMajor != 2 || err != nil {
 			t.Fatalf("%s %d %q, %v", resp.Proto, resp.StatusCode, body, err)
 		}
-		head[headEpoch], head["Content-Type"] = g.epoch.String(), typeLeaves
+		head["Content-Type"] = typeLeaves
 		if resp, body := do("/append/named", head, encode([]tlog.Leaf{leaf("h2"), {Entry: []byte("large"), Payload: make([]byte, 5<<20)}})); resp.StatusCode != 200 || body != "0\n" {
 			t.Errorf("%d %q", resp.StatusCode, body)
 		}
@@ -331,8 +341,8 @@ func TestRefused(t *testing.T) {
 	}
 	mine := tlog.Leaf{Entry: []byte(testWriter + " says"), Payload: []byte("p")}
 	good := encode([]tlog.Leaf{mine})
-	older := leased(t, s, testToken, testWriter)
-	head := leased(t, s, testToken, testWriter)
+	older := leased(t, s, testToken, testWriter, firstEpoch)
+	head := leased(t, s, testToken, testWriter, secondEpoch)
 	with := func(k, v string) map[string]string {
 		h := make(map[string]string)
 		for k, v := range head {
@@ -341,7 +351,6 @@ func TestRefused(t *testing.T) {
 		h[k] = v
 		return h
 	}
-	foreign := epoch{[8]byte{1}, 1}
 	for _, c := range []struct {
 		name   string
 		head   map[string]string
@@ -351,7 +360,8 @@ func TestRefused(t *testing.T) {
 		says   string
 	}{
 		{"an older lease", older, good, 409, "stale", ""},
-		{"a lease of an earlier server", with(headEpoch, foreign.String()), good, 409, "stale", "earlier server"},
+		{"a lease that nobody has", with(headEpoch, epoch{[8]byte{1}, 3}.String()), good, 409, "stale", ""},
+		{"a lease of another client", with(headEpoch, epoch{[8]byte{2}, 2}.String()), good, 409, "stale", ""},
 		{"no lease", with(headEpoch, ""), good, 400, "refused", "epoch"},
 		{"no lease that can be", with(headEpoch, "1"), good, 400, "refused", "epoch"},
 		{"another type", with("Content-Type", "application/octet-stream"), good, 400, "refused", typeLeaves},
@@ -398,6 +408,69 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestLeases is who gets a lease, and who has one then.
+func TestLeases(t *testing.T) {
+	s := newServer(t, tlogtest.NewLog(t), everything())
+	good := encode([]tlog.Leaf{leaf("a")})
+	lease := func(e epoch) string {
+		r := ask(s, "POST", "/lease/"+testWriter, asks(testToken, e), nil)
+		return r.head.Get(headVerdict)
+	}
+	can := func(e epoch) bool {
+		head := asks(testToken, e)
+		head["Content-Type"] = typeLeaves
+		r := ask(s, "POST", "/append/"+testWriter, head, good)
+		if r.status != 200 && r.head.Get(headVerdict) != "stale" {
+			t.Errorf("an append under %s: %d %q", e, r.status, r.body)
+		}
+		return r.status == 200
+	}
+	a, b, c := [8]byte{'a'}, [8]byte{'b'}, [8]byte{'c'}
+	var asked []epoch
+	for _, k := range []struct {
+		e   epoch
+		say string // "" for that the lease is given
+		can epoch  // the only one asked for that may append then
+	}{
+		{epoch{a, 2}, "", epoch{a, 2}},
+		{epoch{a, 2}, "stale", epoch{a, 2}}, // a duplicate, or one that was overtaken, changes nothing
+		{epoch{a, 1}, "stale", epoch{a, 2}},
+		{epoch{a, 5}, "", epoch{a, 5}},
+		{epoch{b, 1}, "", epoch{b, 1}},
+		{epoch{a, 6}, "fenced", epoch{b, 1}},
+		{epoch{b, 2}, "", epoch{b, 2}},
+		{epoch{c, 9}, "", epoch{c, 9}},
+		{epoch{a, 7}, "fenced", epoch{c, 9}},
+		{epoch{b, 3}, "fenced", epoch{c, 9}},
+		{epoch{c, 10}, "", epoch{c, 10}},
+	} {
+		if say := lease(k.e); say != k.say {
+			t.Errorf("a lease for %s: %q, want %q", k.e, say, k.say)
+		}
+		asked = append(asked, k.e)
+		for _, e := range asked {
+			if may := e == k.can; can(e) != may {
+				t.Errorf("after %s was asked for, an append under %s: %v, want %v", k.e, e, !may, may)
+			}
+		}
+	}
+	for _, bad := range []string{"", "x", strings.Repeat("0", 32), firstEpoch.String() + "0"} {
+		head := bearer(testToken)
+		head[headEpoch] = bad
+		if r := ask(s, "POST", "/lease/"+testWriter, head, nil); r.status != 400 {
+			t.Errorf("a lease for %q: %d %q", bad, r.status, r.body)
+		}
+	}
+	for i := range 1000 { // a gateway that does not come to rest
+		if say := lease(epoch{[8]byte{1, byte(i), byte(i >> 8)}, 1}); say != "" {
+			t.Fatalf("lease %d: %s", i, say)
+		}
+	}
+	if n := len(s.leases[testWriter].past); n > maxPast {
+		t.Errorf("%d clients are remembered", n)
+	}
+}
+
 // TestBusy: bodies in memory are bounded, and a body that is larger than the bound comes in when there is no other.
 func TestBusy(t *testing.T) {
 	log := tlogtest.NewLog(t)
@@ -405,7 +478,7 @@ func TestBusy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	head := leased(t, s, testToken, testWriter)
+	head := leased(t, s, testToken, testWriter, firstEpoch)
 	inEngine, release := make(chan struct{}), make(chan struct{})
 	log.Inject(tlogtest.Faults{Append: func(context.Context, []tlog.Leaf) error {
 		inEngine <- struct{}{}

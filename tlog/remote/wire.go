@@ -129,27 +129,27 @@ func clean(b []byte) string {
 	return strings.TrimSpace(s)
 }
 
-// An epoch names a lease: the server's boot and a number within it. The zero epoch is none.
+// An epoch names a lease. The client names it when it asks, so that no two are called the same, whichever server gives
+// them. The zero epoch is none.
 type epoch struct {
-	boot [8]byte
-	n    uint64
+	boot [8]byte // drawn when the client was made
+	n    uint64  // one more with every request
 }
 
 func (e epoch) String() string {
 	return hex.EncodeToString(binary.BigEndian.AppendUint64(e.boot[:], e.n))
 }
 
-// parseEpoch accepts exactly what String writes, but not the zero epoch.
+// parseEpoch accepts exactly what String writes, of an epoch whose number is not zero.
 func parseEpoch(s string) (epoch, error) {
 	var e epoch
 	b, err := hex.DecodeString(s)
-	if err != nil || len(b) != 16 {
-		return e, errors.New("tlog/remote: an epoch is 32 digits of hexadecimal")
+	if err == nil && len(b) == 16 {
+		copy(e.boot[:], b)
+		e.n = binary.BigEndian.Uint64(b[8:])
 	}
-	copy(e.boot[:], b)
-	e.n = binary.BigEndian.Uint64(b[8:])
-	if e == (epoch{}) || e.String() != s {
-		return epoch{}, errors.New("tlog/remote: an epoch is 32 lower-case digits of hexadecimal, not all of them zero")
+	if e.n == 0 || e.String() != s {
+		return epoch{}, errors.New("tlog/remote: an epoch is 32 lower-case digits of hexadecimal, and the last 16 are not all zero")
 	}
 	return e, nil
 }

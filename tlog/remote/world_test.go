@@ -160,6 +160,25 @@ func (p *process) quiet(t testing.TB) {
 	}
 }
 
+// settled waits until the engine has answered for every append.
+func (p *process) settled(t testing.TB) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		flying := 0
+		p.server.mu.Lock()
+		for _, l := range p.server.leases {
+			flying += l.flying
+		}
+		p.server.mu.Unlock()
+		if flying == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the engine does not answer for %d appends", flying)
+		}
+	}
+}
+
 // down ends the process in order, if there is one.
 func (s *site) down() {
 	s.t.Helper()

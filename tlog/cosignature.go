@@ -51,6 +51,13 @@ type Cosignature struct {
 	Time  uint64 // POSIX seconds, never 0, at most 2^63-1
 }
 
+// lastSecond is the last one before the year 10000, with which the calendars of formats end.
+const lastSecond = 253402300799
+
+// At returns the time in UTC. One after the year 9999 is the last second of that year: a witness may state what it likes,
+// and the time is one that can be written down all the same.
+func (c Cosignature) At() time.Time { return time.Unix(int64(min(c.Time, lastSecond)), 0).UTC() }
+
 // A verifierKey is a vkey of signed-note, one that has exactly one spelling.
 type verifierKey struct {
 	text string

@@ -365,6 +365,15 @@ func (p *Policy) Check(signed []byte) (Checkpoint, []Cosignature, error) {
 	return c, cosigs, nil
 }
 
+// Met says whether the witnesses of these cosignatures, which Check has returned, are a quorum by themselves.
+func (p *Policy) Met(cosigs []Cosignature) bool {
+	ok := make(map[string]bool)
+	for _, w := range p.witnesses {
+		ok[w.name] = slices.ContainsFunc(cosigs, func(c Cosignature) bool { return c.Name == w.key.name && c.KeyID == w.key.hash })
+	}
+	return p.met(ok)
+}
+
 // keys returns the verifiers of the log's keys and of all witnesses'.
 func (p *Policy) keys(origin string) ([]note.Verifier, error) {
 	var keys []note.Verifier

@@ -276,6 +276,9 @@ func TestPolicyQuorums(t *testing.T) {
 			if (err == nil) != row.want(s) {
 				t.Fatalf("%q, witnesses %v: %v", row.text, by, err)
 			}
+			if p.Met(cosigs) != row.want(s) {
+				t.Fatalf("%q, witnesses %v: met by their cosignatures: %v", row.text, by, p.Met(cosigs))
+			}
 			if got != cp || len(cosigs) != len(by) {
 				t.Fatalf("%q, witnesses %v: %v with %d cosignatures", row.text, by, got, len(cosigs))
 			}
@@ -455,6 +458,13 @@ func TestCosignatureTimes(t *testing.T) {
 			t.Errorf("cosignatures %v, want %v", cosigs, want)
 		}
 	})
+	for seconds, want := range map[uint64]string{
+		1: "1970-01-01T00:00:01Z", 253402300799: "9999-12-31T23:59:59Z", 253402300800: "9999-12-31T23:59:59Z", 1<<63 - 1: "9999-12-31T23:59:59Z",
+	} {
+		if b, err := (tlog.Cosignature{Time: seconds}).At().MarshalText(); err != nil || string(b) != want {
+			t.Errorf("%d seconds are %q, %v, want %s", seconds, b, err, want)
+		}
+	}
 }
 
 func FuzzPolicy(f *testing.F) {

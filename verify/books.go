@@ -3,6 +3,7 @@ package verify
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -85,8 +86,8 @@ func (b *books) entry(st *statement) {
 	switch e.Kind {
 	case record.Gap:
 		n := e.To - e.From + 1
-		p.lost += n
-		b.Lost += n
+		p.lost = plus(p.lost, n)
+		b.Lost = plus(b.Lost, n)
 		b.Gaps++
 		b.gaps.add(Finding{Claim: LossesDeclared, Subject: subjectEntry(st.index), OK: true,
 			Detail: fmt.Sprintf("%s lost its numbers %d to %d, from %s on: %s", e.By, e.From, e.To, stamp(e.Since), e.Reason)})
@@ -99,12 +100,24 @@ func (b *books) entry(st *statement) {
 		if s := b.open[e.Session]; s != nil {
 			b.wrong.add(SessionChain, subjectEntry(st.index), "a refusal in the session %s, which %s began", e.Session, subjectEntry(s.index))
 		}
+	case record.Erasure:
+		if s := b.open[e.Session]; s != nil {
+			b.wrong.add(SessionChain, subjectEntry(st.index), "it erases the session %s, which %s began and which has not ended", e.Session, subjectEntry(s.index))
+		}
 	case record.Heartbeat, record.Stop:
 		b.beat(p, st)
 	}
 	if e.Kind == record.Stop {
 		p.stopped = true
 	}
+}
+
+// plus adds, and goes no further than there are numbers.
+func plus(a, b uint64) uint64 {
+	if sum := a + b; sum >= a {
+		return sum
+	}
+	return math.MaxUint64
 }
 
 // number sees to the writer's boot, number and time.
@@ -260,7 +273,7 @@ func (p *pen) floor() uint64 {
 func (b *books) beat(p *pen, st *statement) {
 	e, subject := &st.record, subjectEntry(st.index)
 	b.Beats++
-	b.Shed += e.Shed
+	b.Shed = plus(b.Shed, e.Shed)
 	open, floor := uint64(p.open), p.floor()
 	if e.Open == open && e.Floor == floor {
 		return

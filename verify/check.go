@@ -172,11 +172,27 @@ func (r *Report) session(s *Session, entries []statement, tree witnessed, again 
 	r.times(subject, entries, tree)
 }
 
+// times says whether the times of entries rise, as far as clocks can tell: within a boot always, and from one clock to another
+// but for ClockSkew.
 func (r *Report) times(subject string, entries []statement, tree witnessed) {
 	var err error
-	for i := 1; i < len(entries) && err == nil; i++ {
-		if a, b := &entries[i-1], &entries[i]; b.record.Time.Before(a.record.Time) {
-			err = fmt.Errorf("%s states %s, before the %s of %s", subjectEntry(b.index), stamp(b.record.Time), stamp(a.record.Time), subjectEntry(a.index))
+	latest := &entries[0]
+	boots := make(map[record.ID]*statement)
+	for i := range entries {
+		st := &entries[i]
+		t := st.record.Time
+		before := boots[st.record.Boot]
+		if before == nil || !t.Before(before.record.Time) {
+			before = latest
+			t = t.Add(ClockSkew)
+		}
+		if t.Before(before.record.Time) {
+			err = fmt.Errorf("%s states %s, before the %s of %s", subjectEntry(st.index), stamp(st.record.Time), stamp(before.record.Time), subjectEntry(before.index))
+			break
+		}
+		boots[st.record.Boot] = st
+		if st.record.Time.After(latest.record.Time) {
+			latest = st
 		}
 	}
 	first, last := entries[0].record.Time, entries[len(entries)-1].record.Time
@@ -186,17 +202,17 @@ func (r *Report) times(subject string, entries []statement, tree witnessed) {
 
 // bracket holds the times of entries against those of the checkpoint's cosignatures, if it has any.
 func (r *Report) bracket(subject string, entries []statement, tree witnessed) {
-	if tree.last.IsZero() {
+	if tree.by.IsZero() {
 		return
 	}
 	var err error
 	for i := range entries {
-		if t := entries[i].record.Time; t.After(tree.last.Add(ClockSkew)) {
-			err = fmt.Errorf("%s states %s, and witnesses had seen it by %s", subjectEntry(entries[i].index), stamp(t), stamp(tree.last))
+		if t := entries[i].record.Time; t.After(tree.by.Add(ClockSkew)) {
+			err = fmt.Errorf("%s states %s, and witnesses had seen it by %s", subjectEntry(entries[i].index), stamp(t), stamp(tree.by))
 			break
 		}
 	}
-	r.is(TimesBracketed, subject, err, "seen by witnesses by %s; clocks may be %s apart", stamp(tree.last), ClockSkew)
+	r.is(TimesBracketed, subject, err, "seen by witnesses by %s; clocks may be %s apart", stamp(tree.by), ClockSkew)
 }
 
 // chain says whether the entries are those of one session, in order (tlog/record/FORMAT.md §6.4): a request, approvals,

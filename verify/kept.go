@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/tallystick/tallystick/tlog"
 )
@@ -26,6 +25,9 @@ type kept struct {
 	broken bool   // and there was one, further on, at which it was not
 	unused listed[string]
 	forks  []tlog.ForkError
+	// Those that need the entries to tell that they contradict each other. Until these are known to be what the second of
+	// each has signed, whoever serves them could accuse the log.
+	unproven []tlog.ForkError
 }
 
 type keptOne struct {
@@ -34,11 +36,21 @@ type keptOne struct {
 	quorum bool // witnesses cosigned it, as many as the policy asks for
 }
 
-// fork keeps two checkpoints that no history can have.
-func (k *kept) fork(a, b []byte, reason string) {
-	if len(k.forks) < maxListed {
-		k.forks = append(k.forks, tlog.ForkError{A: a, B: b, Reason: reason})
+// fork keeps two checkpoints that no history can have: c, which was signed, and the one that is read.
+func (a *audit) fork(c tlog.Checkpoint, signed []byte, reason string) {
+	forks := &a.kept.forks
+	if c.Size < a.head.Size || c.Root == a.head.Root {
+		forks = &a.kept.unproven
 	}
+	if len(*forks) < maxListed {
+		*forks = append(*forks, tlog.ForkError{A: signed, B: a.signed, Reason: reason})
+	}
+}
+
+// proven is called when the entries were found to be what the checkpoint that is read has signed.
+func (k *kept) proven() {
+	k.forks = append(k.unproven, k.forks...)
+	k.forks, k.unproven = k.forks[:min(len(k.forks), maxListed)], nil
 }
 
 // sort takes those among the checkpoints that were brought along that are this log's word.
@@ -68,7 +80,7 @@ func (k *keptOne) who() string {
 	}
 	var names []string
 	for _, s := range k.cosigs {
-		names = append(names, fmt.Sprintf("%s saw it at %s", s.Name, stamp(time.Unix(int64(s.Time), 0))))
+		names = append(names, fmt.Sprintf("%s saw it at %s", s.Name, stamp(s.At())))
 	}
 	return "signed it, and " + strings.Join(names, ", ")
 }
@@ -85,7 +97,7 @@ func (a *audit) honour(size uint64, leaves []tlog.Hash) {
 		if root := a.tree.root(leaves); root != c.Root {
 			k.broken = true
 			a.wrong.add(CheckpointsHonoured, c.subject(), "the log %s: the root %s. Its entries now hash to %s: among entries %d to %d something was changed, removed, added or moved", c.who(), c.Root, root, k.agreed, size-1)
-			k.fork(c.Signed, a.signed, fmt.Sprintf("the first %d entries hashed to the first's root, and those that are now shown under the second hash to %s", size, root))
+			a.fork(c.Checkpoint, c.Signed, fmt.Sprintf("the first %d entries hashed to the first's root, and those that are now shown under the second hash to %s", size, root))
 			continue
 		}
 		if !k.broken {
@@ -102,7 +114,7 @@ func (a *audit) beyond() {
 	for i := range a.kept.rest {
 		c := &a.kept.rest[i]
 		a.wrong.add(CheckpointsHonoured, c.subject(), "the log %s: it had %d entries, and now shows %d: it was cut back, or what is shown is an older state of it", c.who(), c.Size, a.head.Size)
-		a.kept.fork(c.Signed, a.signed, fmt.Sprintf("the log had %d entries under the first and shows %d under the second", c.Size, a.head.Size))
+		a.fork(c.Checkpoint, c.Signed, fmt.Sprintf("the log had %d entries under the first and shows %d under the second", c.Size, a.head.Size))
 	}
 	a.kept.rest = nil
 }

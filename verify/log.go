@@ -96,10 +96,10 @@ func (a *audit) read(ctx context.Context, progress func(done, size uint64)) erro
 	a.beyond()
 	if root := a.tree.root(rest); root != a.head.Root {
 		a.wrong.add(RootMatches, "log", "the entries hash to %s, and the checkpoint states %s", root, a.head.Root)
+	} else {
+		a.kept.proven()
 	}
-	if a.past.taken < size || a.past.count == 0 {
-		a.clock.seen(a.wrong, a.head)
-	}
+	a.clock.seen(a.wrong, a.head)
 	return nil
 }
 
@@ -140,14 +140,14 @@ func (a *audit) checkpoints(ctx context.Context, size uint64, leaves []tlog.Hash
 	switch root := a.tree.root(leaves); {
 	case signedErr != nil:
 		a.wrong.add(HistoryConsistent, subject, "%v", signedErr)
-		return nil
 	case w.Origin != a.head.Origin || w.Size != size:
 		a.wrong.add(HistoryConsistent, subject, "in its place stands one of %q, size %d", w.Origin, w.Size)
 	case w.Root != root:
 		a.wrong.add(HistoryConsistent, subject, "the log signed the root %s, and its entries now hash to %s: its history was changed", w.Root, root)
-		a.kept.fork(signed, a.signed, fmt.Sprintf("the log itself kept the first, of size %d, and its entries now hash to another root there", size))
+		a.fork(w.Checkpoint, signed, fmt.Sprintf("the log itself kept the first, of size %d, and its entries now hash to another root there", size))
+	case size < a.head.Size: // or else it is the newest once more, whose own cosignatures count
+		a.clock.seen(a.wrong, w)
 	}
-	a.clock.seen(a.wrong, w)
 	return nil
 }
 

@@ -78,7 +78,6 @@ type past struct {
 	sizes   []uint64
 	after   uint64 // all sizes up to here were taken
 	over    bool
-	taken   uint64 // the size of the last one that was given out
 	count   int
 }
 
@@ -107,7 +106,6 @@ func (p *past) at(ctx context.Context, size uint64) ([]byte, error) {
 		return nil, fmt.Errorf("kept checkpoint of size %d: %w", size, err)
 	}
 	p.count++
-	p.taken = size
 	return signed, nil
 }
 
@@ -138,9 +136,9 @@ func (p *past) page(ctx context.Context) error {
 // room for what was written then, and ClockSkew on either side.
 type clock struct {
 	checkpoints int       // that were cosigned
-	floor       time.Time // every witness of an earlier checkpoint had seen it by then
-	newest      time.Time // of all cosignatures
-	latest      at        // the latest time since the last cosigned checkpoint
+	floor       time.Time // a quorum knew of no more than an earlier checkpoint then
+	newest      time.Time // by then a quorum had seen the newest that was cosigned
+	latest      at        // the latest time of all entries, until one was found false
 }
 
 // An at is a time and the entry that states it.
@@ -165,14 +163,14 @@ func (c *clock) seen(w wrongs, cp witnessed) {
 		return
 	}
 	c.checkpoints++
-	if c.latest.Time.After(cp.last.Add(ClockSkew)) {
-		w.add(TimesBracketed, subjectEntry(c.latest.Index), "it states %s, and witnesses had seen it by %s", stamp(c.latest.Time), stamp(cp.last))
+	if c.latest.Time.After(cp.by.Add(ClockSkew)) {
+		w.add(TimesBracketed, subjectEntry(c.latest.Index), "it states %s, and witnesses had seen it by %s", stamp(c.latest.Time), stamp(cp.by))
+		c.latest = at{} // it is told once
 	}
-	c.latest = at{}
-	if cp.first.After(c.floor) {
-		c.floor = cp.first
+	if cp.from.After(c.floor) {
+		c.floor = cp.from
 	}
-	if cp.last.After(c.newest) {
-		c.newest = cp.last
+	if cp.by.After(c.newest) {
+		c.newest = cp.by
 	}
 }

@@ -14,10 +14,12 @@ package verify
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -202,7 +204,7 @@ type witnessed struct {
 	read           bool // Checkpoint is what the note says
 	signed         bool // and the log said it
 	cosigs         []tlog.Cosignature
-	first, last    time.Time // of the cosignatures; zero without any
+	from, by       time.Time // see seen
 	unknownSigners []string  // of lines that nothing was made of
 }
 
@@ -220,16 +222,29 @@ func (j judge) judge(signed []byte) (w witnessed, signedErr, cosignedErr error) 
 		_, _, signedErr = j.logs.Check(signed)
 	}
 	w.signed = signedErr == nil
-	for _, s := range w.cosigs {
-		t := time.Unix(int64(s.Time), 0).UTC()
-		if w.first.IsZero() || t.Before(w.first) {
-			w.first = t
+	w.from, w.by = j.seen(w.cosigs)
+	return w, signedErr, cosignedErr
+}
+
+// seen returns two times of a tree: by the second a quorum had seen it, and from the first on, or later, each of a quorum
+// still knew of nothing larger. So one witness whose clock is wrong, or who says what he is asked to, moves neither where more
+// than his word is asked for. Where the policy asks for none, or too few have signed, they are the first and the
+// last time of all; they are zero without any.
+func (j judge) seen(cosigs []tlog.Cosignature) (from, by time.Time) {
+	n := len(cosigs)
+	if n == 0 {
+		return from, by
+	}
+	s := slices.Clone(cosigs)
+	slices.SortFunc(s, func(a, b tlog.Cosignature) int { return cmp.Compare(a.Time, b.Time) })
+	i, k := 0, n-1 // of from and by
+	if !j.none && j.whole.Met(s) {
+		for i = n - 1; !j.whole.Met(s[i:]); i-- {
 		}
-		if t.After(w.last) {
-			w.last = t
+		for k = 0; !j.whole.Met(s[:k+1]); k++ {
 		}
 	}
-	return w, signedErr, cosignedErr
+	return s[i].At(), s[k].At()
 }
 
 // unknown returns who signed by keys that the policy does not have. The note has been parsed.
@@ -275,7 +290,7 @@ func (r *Report) checkpoint(j judge, signed []byte, origin string) witnessed {
 	default:
 		var names []string
 		for _, s := range w.cosigs {
-			names = append(names, fmt.Sprintf("%s at %s", s.Name, stamp(time.Unix(int64(s.Time), 0))))
+			names = append(names, fmt.Sprintf("%s at %s", s.Name, stamp(s.At())))
 		}
 		r.holds(CheckpointCosigned, "checkpoint", "by %s", strings.Join(names, ", "))
 	}
@@ -290,7 +305,7 @@ func (r *Report) notProvenOf(j judge, w witnessed) {
 	if len(w.cosigs) == 0 {
 		r.notProven("when anything happened: times are those of the writers' own clocks, and no witness vouches for them")
 	} else {
-		r.notProven("when an entry was written, but for the bounds that cosignatures give: this checkpoint was seen by %s", stamp(w.last))
+		r.notProven("when an entry was written, but for the bounds that cosignatures give: this checkpoint was seen by %s", stamp(w.by))
 	}
 	for i, s := range w.unknownSigners {
 		if i == maxListed {

@@ -152,7 +152,7 @@ func (w *watch) judge(signed []byte) (*shown, error) {
 	}
 	s.Checkpoint = c
 	for _, x := range cosigs {
-		if t := time.Unix(int64(x.Time), 0).UTC(); t.After(s.newest) {
+		if t := x.At(); t.After(s.newest) {
 			s.newest = t
 		}
 	}
@@ -263,6 +263,10 @@ func (w *watch) again(ctx context.Context) error {
 		return nil // its checkpoint was not signed this time, and nothing was read
 	}
 	w.whole = true
+	if slices.ContainsFunc(rep.Findings, func(f verify.Finding) bool { return f.Claim == verify.RootMatches && !f.OK }) {
+		w.tamper(Event{}, rep) // and whatever else is false of it need not be of what the log signed
+		return nil
+	}
 	return w.report(ctx, rep)
 }
 
@@ -469,7 +473,8 @@ func (w *watch) advance(ctx context.Context, now *shown) error {
 			return w.growth(v, Event{Kind: Fork, Level: Finding}.was(head).is(now.Checkpoint), c)
 		}
 		if try > 1 {
-			return w.tampered(now, rep)
+			w.tamper(Event{}.is(now.Checkpoint), rep)
+			return w.await(now, false)
 		}
 	}
 	w.sound()
@@ -493,17 +498,16 @@ func (w *watch) advance(ctx context.Context, now *shown) error {
 	return ended
 }
 
-// tampered says that the entries that are served are not those of a root that the log can show.
-func (w *watch) tampered(now *shown, rep verify.Report) error {
-	reason := "what is served does not hash to the root that the log signed"
+// tamper says that the entries that are served do not hash to the root that the log signed.
+func (w *watch) tamper(e Event, rep verify.Report) {
+	e.Kind, e.Level, e.Reason = Tampered, Finding, "what is served does not hash to the root that the log signed"
 	for _, f := range rep.Findings {
 		if !f.OK && (f.Claim == verify.TilesMatch || f.Claim == verify.RootMatches) {
-			reason += fmt.Sprintf("; %s: %s", f.Subject, f.Detail)
+			e.Reason += fmt.Sprintf("; %s: %s", f.Subject, f.Detail)
 			break
 		}
 	}
-	w.ail(Event{Kind: Tampered, Level: Finding, Reason: reason}.is(now.Checkpoint), 0)
-	return w.await(now, false)
+	w.ail(e, 0)
 }
 
 // A contradiction is two checkpoints that no history can have; b is the larger one, or the later. prefix is the root that

@@ -19,6 +19,7 @@ type books struct {
 	owners map[record.ID]string // of all boots
 	begun  []record.ID          // the same boots, in the order in which they began
 	open   map[record.ID]*session
+	yeses  map[tlog.Hash]*session // open sessions that asked and got a yes, by its leaf hash
 	tally
 
 	// Of this reading.
@@ -35,8 +36,10 @@ type tally struct {
 	Refused  int    `json:"refused"`
 	Beats    int    `json:"beats"` // heartbeats and stops
 	Gaps     int    `json:"gaps"`
-	Lost     uint64 `json:"lost"` // entries, by declaration
-	Shed     uint64 `json:"shed"` // calls
+	Lost     uint64 `json:"lost"`              // entries, by declaration
+	Shed     uint64 `json:"shed"`              // calls
+	Approved int    `json:"approved,omitzero"` // sessions that used a yes
+	Judged   int    `json:"judged,omitzero"`   // requests and refusals that name a policy
 }
 
 // A listed is a list of which only the first are kept and the others counted.
@@ -67,6 +70,8 @@ type pen struct {
 	every time.Duration
 	beat  time.Time
 
+	policies []uint64 // of the boot: the numbers of its policy entries
+
 	open  int        // of its sessions
 	order []*session // by index, those that have ended not all dropped yet
 }
@@ -77,6 +82,11 @@ type session struct {
 	index uint64    // of the request
 	leaf  tlog.Hash // of its newest entry
 	ended bool
+
+	asks bool      // people must say yes
+	used bool      // it used a yes that counts
+	void bool      // it used one that does not
+	ask  *question // what people were asked; nil where nothing was
 }
 
 // entry goes on with the books.
@@ -95,8 +105,11 @@ func (b *books) entry(st *statement) {
 		b.request(p, st)
 	case record.Approval, record.Response:
 		b.follow(p, st)
+	case record.Policy:
+		p.policies = append(p.policies[max(0, len(p.policies)-maxPolicies):], e.Seq)
 	case record.Refused:
 		b.Refused++
+		b.judged(p, st)
 		if s := b.open[e.Session]; s != nil {
 			b.wrong.add(SessionChain, subjectEntry(st.index), "a refusal in the session %s, which %s began", e.Session, subjectEntry(s.index))
 		}
@@ -195,7 +208,7 @@ func (b *books) begin(p *pen, st *statement) {
 	}
 	b.owners[e.Boot] = e.By
 	p.boot, p.next, p.last, p.stopped = e.Boot, e.Seq+1, e.Time, false
-	p.lost, p.orphans = 0, 0
+	p.lost, p.orphans, p.policies = 0, 0, nil
 	p.every, p.beat = e.Every, e.Time
 	if p.every > 0 {
 		b.Paced++
@@ -218,7 +231,8 @@ func (b *books) request(p *pen, st *statement) {
 		return
 	}
 	b.Sessions++
-	s := &session{id: e.Session, by: e.By, index: st.index, leaf: st.leaf}
+	b.judged(p, st)
+	s := &session{id: e.Session, by: e.By, index: st.index, leaf: st.leaf, asks: e.Asks}
 	b.open[s.id] = s
 	p.open++
 	p.order = append(p.order, s)
@@ -243,9 +257,12 @@ func (b *books) follow(p *pen, st *statement) {
 		b.wrong.add(SessionChain, subject, "a %s that does not refer to the entry before it in the session %s, which %s began", e.Kind, e.Session, subjectEntry(s.index))
 	}
 	s.leaf = st.leaf
-	if e.Kind == record.Response {
-		b.close(p, s)
+	if e.Kind == record.Approval {
+		b.approval(s, st)
+		return
 	}
+	b.approvalAtEnd(s, st)
+	b.close(p, s)
 }
 
 func (b *books) close(p *pen, s *session) {

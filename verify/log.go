@@ -242,7 +242,7 @@ func (w wrongs) report(r *Report, c Claim, format string, a ...any) {
 func (a *audit) report(r *Report, err error) {
 	r.Forks = a.kept.forks
 	if err != nil {
-		for _, c := range []Claim{EntryCanonical, TilesMatch, HistoryConsistent, CheckpointsHonoured, BootsOrdered, NumbersWhole, LossesDeclared, SessionChain, SessionsFinished, HeartbeatTrue, HeartbeatsSteady, TimesOrdered, TimesBracketed} {
+		for _, c := range []Claim{EntryCanonical, TilesMatch, HistoryConsistent, CheckpointsHonoured, BootsOrdered, NumbersWhole, LossesDeclared, SessionChain, SessionsFinished, PolicyNamed, ApprovalGiven, HeartbeatTrue, HeartbeatsSteady, TimesOrdered, TimesBracketed} {
 			if a.wrong[c] != nil {
 				a.wrong.report(r, c, "")
 			}
@@ -273,6 +273,12 @@ func (a *audit) report(r *Report, err error) {
 	a.wrong.report(r, LossesDeclared, "%s lost, in %s", count(b.Lost, "entry", "entries"), count(b.Gaps, "gap", "gaps"))
 	a.wrong.report(r, SessionChain, "%s, and %d refused", count(b.Sessions, "session", "sessions"), b.Refused)
 	a.wrong.report(r, SessionsFinished, "but for %d that are still open", len(b.open))
+	if b.Judged > 0 || a.wrong[PolicyNamed] != nil {
+		a.wrong.report(r, PolicyNamed, "by %s", count(b.Judged, "request or refusal", "requests and refusals"))
+	}
+	if b.Approved > 0 || a.wrong[ApprovalGiven] != nil {
+		a.wrong.report(r, ApprovalGiven, "used once by %s", count(b.Approved, "session", "sessions"))
+	}
 	a.wrong.report(r, HeartbeatTrue, "%s", count(b.Beats, "heartbeat or stop", "heartbeats and stops"))
 	if b.Paced > 0 {
 		a.wrong.report(r, HeartbeatsSteady, "of %s, by what their start entries say", count(b.Paced, "boot", "boots"))

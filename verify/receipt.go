@@ -218,7 +218,7 @@ func (c *receiptCheck) entries() {
 	if c.alone > 0 {
 		tree = witnessed{} // an older one, whose witnesses say nothing of these entries
 	}
-	c.session(&Session{ID: c.rc.Session}, c.judged, tree, false)
+	c.session(&Session{ID: c.rc.Session}, c.judged, tree, false, nil)
 }
 
 // receiptFields says whether the fields of a receipt are the record that the entry commits to, and how many have a value

@@ -50,22 +50,28 @@ type bootState struct {
 }
 
 type penState struct {
-	By      string         `json:"by"`
-	Boot    record.ID      `json:"boot,omitzero"`
-	Next    uint64         `json:"next"`
-	Last    time.Time      `json:"last,omitzero"`
-	Stopped bool           `json:"stopped,omitempty"`
-	Lost    uint64         `json:"lost,omitempty"`
-	Orphans uint64         `json:"orphans,omitempty"`
-	Every   time.Duration  `json:"every,omitempty"` // nanoseconds
-	Beat    time.Time      `json:"beat,omitzero"`
-	Open    []sessionState `json:"open,omitempty"` // by index
+	By       string         `json:"by"`
+	Boot     record.ID      `json:"boot,omitzero"`
+	Next     uint64         `json:"next"`
+	Last     time.Time      `json:"last,omitzero"`
+	Stopped  bool           `json:"stopped,omitempty"`
+	Lost     uint64         `json:"lost,omitempty"`
+	Orphans  uint64         `json:"orphans,omitempty"`
+	Every    time.Duration  `json:"every,omitempty"` // nanoseconds
+	Beat     time.Time      `json:"beat,omitzero"`
+	Policies []uint64       `json:"policies,omitempty"`
+	Open     []sessionState `json:"open,omitempty"` // by index
 }
 
 type sessionState struct {
 	ID    record.ID `json:"id"`
 	Index uint64    `json:"index"`
 	Leaf  tlog.Hash `json:"leaf"`
+
+	Asks bool      `json:"asks,omitempty"`
+	Used bool      `json:"used,omitempty"`
+	Void bool      `json:"void,omitempty"`
+	Ask  *question `json:"ask,omitempty"`
 }
 
 // Append appends what the Follower remembers, one line of JSON without a line break: a few hundred bytes for each writer,
@@ -91,10 +97,10 @@ func (f *Follower) Append(dst []byte) ([]byte, error) {
 	}
 	for _, by := range slices.Sorted(maps.Keys(f.books.pens)) {
 		p := f.books.pens[by]
-		ps := penState{By: by, Boot: p.boot, Next: p.next, Last: p.last, Stopped: p.stopped, Lost: p.lost, Orphans: p.orphans, Every: p.every, Beat: p.beat}
+		ps := penState{By: by, Boot: p.boot, Next: p.next, Last: p.last, Stopped: p.stopped, Lost: p.lost, Orphans: p.orphans, Every: p.every, Beat: p.beat, Policies: p.policies}
 		for _, x := range p.order {
 			if !x.ended {
-				ps.Open = append(ps.Open, sessionState{x.id, x.index, x.leaf})
+				ps.Open = append(ps.Open, sessionState{x.id, x.index, x.leaf, x.asks, x.used, x.void, x.ask})
 			}
 		}
 		s.Writers = append(s.Writers, ps)
@@ -192,14 +198,17 @@ func (f *Follower) restoreBooks(s *followerState) error {
 		if x.Every < 0 || x.Every > math.MaxInt64/silence || x.Next > math.MaxInt64+1 {
 			return fmt.Errorf("verify: what was written down of the writer %q cannot be", x.By)
 		}
-		p := &pen{boot: x.Boot, next: x.Next, last: x.Last, stopped: x.Stopped, lost: x.Lost, orphans: x.Orphans, every: x.Every, beat: x.Beat, open: len(x.Open)}
+		p := &pen{boot: x.Boot, next: x.Next, last: x.Last, stopped: x.Stopped, lost: x.Lost, orphans: x.Orphans, every: x.Every, beat: x.Beat, policies: x.Policies, open: len(x.Open)}
 		b.pens[x.By] = p
 		for k, o := range x.Open {
 			if b.open[o.ID] != nil || o.Index >= f.head.Size || k > 0 && o.Index <= x.Open[k-1].Index {
 				return fmt.Errorf("verify: what was written down has the session %s twice, or out of order", o.ID)
 			}
-			one := &session{id: o.ID, by: x.By, index: o.Index, leaf: o.Leaf}
+			one := &session{id: o.ID, by: x.By, index: o.Index, leaf: o.Leaf, asks: o.Asks, used: o.Used, void: o.Void, ask: o.Ask}
 			b.open[o.ID] = one
+			if o.Ask != nil && o.Ask.Yes != (tlog.Hash{}) {
+				b.yeses[o.Ask.Yes] = one
+			}
 			p.order = append(p.order, one)
 		}
 	}

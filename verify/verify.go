@@ -52,8 +52,11 @@ const (
 	FieldsMatch     Claim = "fields-match"     // shown and withheld fields are together the record that the entry commits to
 	SessionChain    Claim = "session-chain"    // a session's entries follow each other by hash, first to last
 	SessionComplete Claim = "session-complete" // it has its end
-	TimesOrdered    Claim = "times-ordered"    // no entry states an earlier time than the one before it
-	TimesBracketed  Claim = "times-bracketed"  // no entry's time contradicts what witnesses state
+	// A session that needed people's yes has one, used once, and nothing was sent before it. Of a bundle that shows records:
+	// by other people than the caller, as many as were asked for, and for the same call.
+	ApprovalGiven  Claim = "approval-given"
+	TimesOrdered   Claim = "times-ordered"   // no entry states an earlier time than the one before it
+	TimesBracketed Claim = "times-bracketed" // no entry's time contradicts what witnesses state
 )
 
 // The claims about a whole log, besides those above.
@@ -67,6 +70,7 @@ const (
 	LossesDeclared    Claim = "losses-declared"    // what is missing was declared to be
 	SessionsFinished  Claim = "sessions-finished"  // no request was given up without a response
 	HeartbeatTrue     Claim = "heartbeat-true"     // heartbeats count the open sessions right
+	PolicyNamed       Claim = "policy-named"       // the policy that a request names is an entry, of the same boot and before it
 
 	// No boot whose start entry says how often it beats was silent for longer than three of its beats: from its start to its
 	// first heartbeat, from one to the next, and from the last to its stop or to whatever it wrote last. These are times that

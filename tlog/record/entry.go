@@ -46,6 +46,8 @@ const (
 	Limit         Outcome = "limit"          // a time or size limit of the gateway ended the call
 	Internal      Outcome = "internal"       // a fault of the gateway ended the call
 	Interrupted   Outcome = "interrupted"    // the gateway died; a later boot closes the session with what was kept
+	Waiting       Outcome = "waiting"        // people who had been asked before had not decided in time; nothing was sent to the model
+	Resumed       Outcome = "resumed"        // another session used this one's approval; of this one nothing was sent to the model
 )
 
 // kinds says, for each kind, which parts an entry has: must, may, or (if absent) must not.
@@ -53,11 +55,11 @@ var kinds = map[Kind]parts{
 	Start:     {software: must, mode: must, beat: may, promise: may},
 	Stop:      {open: must, reason: may},
 	Heartbeat: {open: must},
-	Request:   {session: must, record: must, payload: must},
+	Request:   {session: must, record: must, payload: must, policy: may, verdict: may},
 	Response:  {session: must, prev: may, outcome: must, record: must, payload: must},
-	Refused:   {session: must, reason: must, record: must, payload: must},
+	Refused:   {session: must, reason: must, record: must, payload: must, policy: may},
 	Policy:    {record: must, payload: may},
-	Approval:  {session: must, prev: must, reason: may, record: must, payload: must},
+	Approval:  {session: must, prev: must, reason: may, record: must, payload: must, ask: may, grant: may},
 	Access:    {session: may, record: must, payload: must},
 	Erasure:   {session: must, prev: may, reason: must, record: may, payload: may},
 	Gap:       {gap: must, reason: must},
@@ -72,7 +74,7 @@ const (
 )
 
 type parts struct {
-	session, prev, outcome, record, payload, open, gap, reason, software, mode, beat, promise presence
+	session, prev, outcome, record, payload, open, gap, reason, software, mode, beat, promise, policy, verdict, ask, grant presence
 }
 
 // An Entry is one public statement in the log: a few hundred bytes of canonical JSON, hashed as a leaf. Which parts an
@@ -111,7 +113,26 @@ type Entry struct {
 	// Promise, of a start, is the Ed25519 public key by which the boot promises, before there is a proof, that an entry is
 	// in the log; zero for none.
 	Promise [32]byte
+
+	Policy uint64    // of a request or a refusal: the number, in its boot, of the policy entry by which it was judged; 0 for none
+	Asks   bool      // of a request: by its rules people must say yes before anything is sent
+	Tag    tlog.Hash // of a question: what it is about, to those who share a key; see FORMAT.md §6.9
+	Until  time.Time // of a question: when no answer becomes no
+	Grant  tlog.Hash // of a use: the leaf hash of the yes that is used up
 }
+
+// The reasons of approval entries: what people said, or what became of the question. A question has none.
+const (
+	Agreed  = "agreed"      // one person's yes, where more are needed
+	Granted = "granted"     // the last yes that was needed
+	Glass   = "broke_glass" // a yes by one person who may give it alone, in an emergency
+	No      = "denied"      // one person's no
+	Expired = "expired"     // nobody's answer in time
+	Used    = "used"        // a yes was used up: the call goes to the model now
+)
+
+// verdictAsk is the one verdict that a request states.
+const verdictAsk = `,"verdict":"ask"`
 
 // timeFormat is RFC 3339 in UTC with exactly six digits of a second.
 const timeFormat = "2006-01-02T15:04:05.000000Z"
@@ -180,6 +201,20 @@ func (e *Entry) Append(b []byte) ([]byte, error) {
 	}
 	if e.Promise != [32]byte{} {
 		b = appendHash(append(b, `,"promise":"`...), e.Promise)
+	}
+	if e.Policy != 0 {
+		b = strconv.AppendUint(append(b, `,"policy":`...), e.Policy, 10)
+	}
+	if e.Asks {
+		b = append(b, verdictAsk...)
+	}
+	if e.Tag != (tlog.Hash{}) {
+		b = appendHash(append(b, `,"ask":{"tag":"`...), e.Tag)
+		b = e.Until.AppendFormat(append(b, `,"until":"`...), timeFormat)
+		b = append(b, `"}`...)
+	}
+	if e.Grant != (tlog.Hash{}) {
+		b = appendHash(append(b, `,"grant":"`...), e.Grant)
 	}
 	return append(b, '}'), nil
 }
@@ -264,6 +299,19 @@ func ParseEntry(b []byte) (Entry, error) {
 	}
 	if s.may(`,"promise":"`) {
 		e.Promise = s.hash()
+	}
+	if s.may(`,"policy":`) {
+		e.Policy = s.number()
+	}
+	e.Asks = s.may(verdictAsk)
+	if s.may(`,"ask":{"tag":"`) {
+		e.Tag = s.hash()
+		s.must(`,"until":"`)
+		e.Until = s.time()
+		s.must(`}`)
+	}
+	if s.may(`,"grant":"`) {
+		e.Grant = s.hash()
 	}
 	s.must(`}`)
 	if s.err == nil && s.at != len(b) {
@@ -402,6 +450,10 @@ func (e *Entry) check() error {
 		{"mode", p.mode, e.Mode != ""},
 		{"beat", p.beat, e.Every != 0},
 		{"promise", p.promise, e.Promise != [32]byte{}},
+		{"policy", p.policy, e.Policy != 0},
+		{"verdict", p.verdict, e.Asks},
+		{"ask", p.ask, e.Tag != tlog.Hash{}},
+		{"grant", p.grant, e.Grant != tlog.Hash{}},
 	} {
 		if c.has && c.want == mustNot {
 			return fmt.Errorf("record: a %s entry must not have %q", e.Kind, c.name)
@@ -420,6 +472,8 @@ func (e *Entry) check() error {
 		return errors.New("record: an entry that counts open or shed calls and is no beat")
 	case e.To == 0 && (e.From != 0 || !e.Since.IsZero()):
 		return errors.New("record: an entry with the beginning of a gap and no end")
+	case e.Tag == tlog.Hash{} && !e.Until.IsZero():
+		return errors.New("record: an entry with the end of a question and no question")
 	case e.PayloadSize != 0 && e.Fields == 0:
 		return errors.New("record: an entry with a payload and no record")
 	case e.Open == 0 && e.Floor != 0:
@@ -431,7 +485,7 @@ func (e *Entry) check() error {
 	if e.Boot.IsZero() {
 		return errors.New("record: an entry lacks its boot")
 	}
-	if e.Seq > math.MaxInt64 || e.Open > math.MaxInt64 || e.Floor > math.MaxInt64 || e.Shed > math.MaxInt64 || e.To > math.MaxInt64 {
+	if e.Seq > math.MaxInt64 || e.Open > math.MaxInt64 || e.Floor > math.MaxInt64 || e.Shed > math.MaxInt64 || e.To > math.MaxInt64 || e.Policy > math.MaxInt64 {
 		return errors.New("record: a number of an entry is over 2^63-1")
 	}
 	if (e.Kind == Start) != (e.Seq == 0) {
@@ -457,8 +511,22 @@ func (e *Entry) check() error {
 			return errors.New("record: a gap that begins after the entry that states it")
 		}
 	}
+	if e.Policy != 0 && e.Policy >= e.Seq {
+		return fmt.Errorf("record: the entry numbered %d is judged by the policy numbered %d; it comes before it", e.Seq, e.Policy)
+	}
+	if (e.Reason == Used) != (e.Grant != tlog.Hash{}) && e.Kind == Approval {
+		return errors.New("record: a use names the yes that it uses, and nothing else does")
+	}
+	if e.Tag != (tlog.Hash{}) {
+		if err := checkTime(e.Until); err != nil {
+			return err
+		}
+		if e.Reason != "" || !e.Until.After(e.Time) {
+			return errors.New("record: a question has an end after it was asked, and no reason")
+		}
+	}
 	switch e.Outcome {
-	case "", Complete, Truncated, Denied, ClientGone, UpstreamError, Limit, Internal, Interrupted:
+	case "", Complete, Truncated, Denied, ClientGone, UpstreamError, Limit, Internal, Interrupted, Waiting, Resumed:
 	default:
 		return fmt.Errorf("record: the unknown outcome %.40q", string(e.Outcome))
 	}

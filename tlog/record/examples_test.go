@@ -169,6 +169,15 @@ func exampleEntries() []example {
 	says, little := start, least
 	says.Every, says.Promise = 24*time.Hour, hashOf("promise")
 	little.Every = time.Millisecond
+	judged, turned, question, use := full(long), full(long), full(long), full(long)
+	judged.Kind, judged.Policy, judged.Asks = Request, 1<<63-2, true
+	turned.Kind, turned.Reason, turned.Policy = Refused, "refused_by_rule", 1
+	turned.Seq = 2
+	question.Kind, question.Prev, question.Time = Approval, hashOf("c"), epoch
+	question.Tag, question.Until = hashOf("tag"), epoch.Add(time.Microsecond)
+	use.Kind, use.Prev, use.Reason, use.Grant = Approval, hashOf("c"), Used, hashOf("grant")
+	waits, resumed := response, response
+	waits.Outcome, resumed.Outcome = Waiting, Resumed
 	floor := none(Heartbeat)
 	floor.By, floor.Seq, floor.Time, floor.Beat, floor.Open = "-", 1, time.Date(2024, 2, 29, 0, 0, 0, 1000, time.UTC), true, 1
 	one := none(Gap)
@@ -179,6 +188,8 @@ func exampleEntries() []example {
 		{"longest gap", gap}, {"policy without a payload", policy}, {"shortest start", least},
 		{"one session open since the log's first entry", floor}, {"gap of one", one},
 		{"start that promises and says when it beats", says}, {"start that says when it beats", little},
+		{"request that was judged and waits for people", judged}, {"refused by a policy", turned}, {"question", question}, {"use of a yes", use},
+		{"response, nobody had decided", waits}, {"response, gone on as another", resumed},
 	}
 }
 

@@ -42,7 +42,7 @@ var entryForm = regexp.MustCompile(`\A\{"v":1` +
 	`,"time":"(?P<time>` + when + `)"` +
 	`(?:,"session":"(?P<session>` + uuid + `)")?` +
 	`(?:,"prev":"(?P<prev>` + hash + `)")?` +
-	`(?:,"outcome":"(?P<outcome>complete|truncated|denied|client_gone|upstream_error|limit|internal|interrupted)")?` +
+	`(?:,"outcome":"(?P<outcome>complete|truncated|denied|client_gone|upstream_error|limit|internal|interrupted|waiting|resumed)")?` +
 	`(?P<record>,"record":\{"root":"(?P<root>` + hash + `)","fields":(?P<fields>` + num + `)\})?` +
 	`(?P<payload>,"payload":\{"sha256":"(?P<sha256>` + hash + `)","size":(?P<size>` + num + `)\})?` +
 	`(?P<open>,"open":\{"count":(?P<count>` + num + `),"floor":(?P<floor>` + num + `),"shed":(?P<shed>` + num + `)\})?` +
@@ -52,6 +52,10 @@ var entryForm = regexp.MustCompile(`\A\{"v":1` +
 	`(?:,"mode":"(?P<mode>strict|overlap|open|none)")?` +
 	`(?:,"beat":(?P<beat>` + num + `))?` +
 	`(?:,"promise":"(?P<promise>` + hash + `)")?` +
+	`(?:,"policy":(?P<policy>` + num + `))?` +
+	`(?:,"verdict":"(?P<verdict>ask)")?` +
+	`(?P<ask>,"ask":\{"tag":"(?P<tag>` + hash + `)","until":"(?P<until>` + when + `)"\})?` +
+	`(?:,"grant":"(?P<grant>` + hash + `)")?` +
 	`\}\z`)
 
 // entryParts is the table of FORMAT.md: + must, ? may, and what is not named must not.
@@ -59,11 +63,11 @@ var entryParts = map[string]string{
 	"start":     "software+ mode+ beat? promise?",
 	"stop":      "open+ reason?",
 	"heartbeat": "open+",
-	"request":   "session+ record+ payload+",
+	"request":   "session+ record+ payload+ policy? verdict?",
 	"response":  "session+ prev? outcome+ record+ payload+",
-	"refused":   "session+ record+ payload+ reason+",
+	"refused":   "session+ record+ payload+ reason+ policy?",
 	"policy":    "record+ payload?",
-	"approval":  "session+ prev+ record+ payload+ reason?",
+	"approval":  "session+ prev+ record+ payload+ reason? ask? grant?",
 	"access":    "session? record+ payload+",
 	"erasure":   "session+ prev? record? payload? reason+",
 	"gap":       "gap+ reason+",
@@ -84,7 +88,7 @@ func readEntry(b []byte) (map[string]string, error) {
 			e[name] = string(m[i])
 		}
 	}
-	for _, name := range strings.Fields("session prev outcome record payload open gap reason software mode beat promise") {
+	for _, name := range strings.Fields("session prev outcome record payload open gap reason software mode beat promise policy verdict ask grant") {
 		parts := " " + entryParts[e["kind"]]
 		_, has := e[name]
 		must := strings.Contains(parts, " "+name+"+")
@@ -93,12 +97,12 @@ func readEntry(b []byte) (map[string]string, error) {
 			return nil, fmt.Errorf("a %s entry and %q", e["kind"], name)
 		}
 	}
-	for _, name := range strings.Fields("seq fields size count floor shed from to beat") {
+	for _, name := range strings.Fields("seq fields size count floor shed from to beat policy") {
 		if e[name] != "" && number(e[name]) < 0 {
 			return nil, fmt.Errorf("%s is over 2^63-1", name)
 		}
 	}
-	for _, name := range []string{"time", "since"} {
+	for _, name := range []string{"time", "since", "until"} {
 		if e[name] == "" {
 			continue
 		}
@@ -110,8 +114,14 @@ func readEntry(b []byte) (map[string]string, error) {
 	switch {
 	case strings.Trim(e["boot"], "0-") == "" || e["session"] != "" && strings.Trim(e["session"], "0-") == "":
 		return nil, errors.New("an id of zeros")
-	case e["prev"] == zeroHash || e["promise"] == zeroHash:
-		return nil, errors.New("a prev or a key of zeros")
+	case e["prev"] == zeroHash || e["promise"] == zeroHash || e["tag"] == zeroHash || e["grant"] == zeroHash:
+		return nil, errors.New("a prev, a key, a tag or a grant of zeros")
+	case e["policy"] != "" && (number(e["policy"]) < 1 || number(e["policy"]) >= number(e["seq"])):
+		return nil, errors.New("a policy comes before what it judged")
+	case e["kind"] == "approval" && (e["reason"] == "used") != (e["grant"] != ""):
+		return nil, errors.New("a use has a grant, and nothing else")
+	case e["ask"] != "" && (e["reason"] != "" || e["until"] <= e["time"]):
+		return nil, errors.New("a question ends after it was asked, and has no reason")
 	case e["beat"] != "" && (number(e["beat"]) < 1 || number(e["beat"]) > 86400000):
 		return nil, errors.New("a beat is 1 to 86400000 milliseconds")
 	case (e["kind"] == "start") != (e["seq"] == "0"):

@@ -125,10 +125,31 @@ const (
 	FieldError    = "error"    // what went wrong, for people
 	FieldRedacted = "redacted" // how often the service credential was struck out of the answer, decimal
 	FieldKept     = "kept"     // of an interrupted session: what the journal kept, in words
-	FieldActor    = "actor"    // who looked, in an access record
+	FieldActor    = "actor"    // who looked, decided, or did something
 	FieldReason   = "reason"   // why
 	FieldLogKeys  = "log_keys" // which keys sign for the log, and which did before
 	FieldFinish   = "finish"   // the protocol's own end as it was seen
+
+	FieldHow     = "caller.how"     // how the caller was told: key, token, oidc, cert
+	FieldIssuer  = "caller.issuer"  // who vouches for the caller
+	FieldSubject = "caller.subject" // as the issuer knows the caller
+	FieldEmail   = "caller.email"   // if the issuer verified it
+	FieldGroups  = "caller.groups"  // JSON: an array of names
+	FieldAuthed  = "caller.authed"  // when the caller logged in at the issuer, RFC 3339
+
+	FieldPolicy   = "policy"   // the version of the policy that judged: SHA-256 of its text, hex
+	FieldVerdict  = "verdict"  // what it said: allow, ask, refuse
+	FieldRule     = "rule"     // the name of the rule that said so
+	FieldFailed   = "failed"   // names of rules that could not be evaluated, one a line
+	FieldFindings = "findings" // JSON: an array of [kind, rule, how often], what the masker saw
+	FieldRules    = "rules"    // of a policy entry: the policy's text
+
+	FieldNeed       = "need"        // of a question: how many people must say yes
+	FieldAsked      = "asked"       // of a question: JSON, the groups of those who are asked; none for all who approve
+	FieldUntil      = "until"       // of a question: when no answer becomes no, RFC 3339
+	FieldApproval   = "approval"    // of the use of a yes: the session that asked
+	FieldActorEmail = "actor.email" // of who decided, if the issuer verified it
+	FieldActorHow   = "actor.how"   // how who decided was told, as caller.how
 )
 
 // A Field is one value of a record, with the salt that hides it until it is shown.

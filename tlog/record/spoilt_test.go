@@ -144,6 +144,19 @@ func badEntries(t testing.TB) []badEntryVector {
 	swap("promise of zeros", "start that promises and says when it beats", hashOf("promise").String(), tlog.Hash{}.String())
 	swap("promise of 31 bytes", "start that promises and says when it beats", hashOf("promise").String(), base64.StdEncoding.EncodeToString(make([]byte, 31)))
 	swap("promise before the beat", "start that promises and says when it beats", `"beat":86400000,"promise":"`+hashOf("promise").String()+`"`, `"promise":"`+hashOf("promise").String()+`","beat":86400000`)
+	swap("policy 0", "refused by a policy", `"policy":1`, `"policy":0`)
+	swap("policy that judged before it was", "refused by a policy", `"policy":1`, `"policy":2`)
+	swap("policy with a leading zero", "refused by a policy", `"policy":1`, `"policy":01`)
+	swap("policy as a text", "refused by a policy", `"policy":1`, `"policy":"1"`)
+	swap("a verdict that is not stated", "request that was judged and waits for people", `"verdict":"ask"`, `"verdict":"allow"`)
+	swap("a verdict before the policy", "request that was judged and waits for people", `"policy":9223372036854775806,"verdict":"ask"`, `"verdict":"ask","policy":9223372036854775806`)
+	swap("a tag of zeros", "question", hashOf("tag").String(), tlog.Hash{}.String())
+	swap("a question without an end", "question", `,"until":"2026-01-02T15:04:05.000001Z"`, ``)
+	swap("a question that ends as it is asked", "question", `"until":"2026-01-02T15:04:05.000001Z"`, `"until":"2026-01-02T15:04:05.000000Z"`)
+	swap("a question that is an answer", "question", `,"ask"`, `,"reason":"granted","ask"`)
+	swap("a grant of zeros", "use of a yes", hashOf("grant").String(), tlog.Hash{}.String())
+	swap("a grant that is not used", "use of a yes", `"used"`, `"granted"`)
+	cut("a use of nothing", "use of a yes", "grant")
 	swap("open before it has begun", "heartbeat, nothing open", `"count":0,"floor":0`, `"count":0,"floor":1`)
 	swap("open in another order", "heartbeat, nothing open", `"count":0,"floor":0`, `"floor":0,"count":0`)
 	swap("open with two of three", "heartbeat, nothing open", `,"shed":0`, ``)
@@ -171,6 +184,8 @@ func badEntries(t testing.TB) []badEntryVector {
 		{"open", `,"open":{"count":0,"floor":0,"shed":0}`}, {"gap", `,"gap":{"from":1,"to":1,"since":"2026-01-02T15:04:05.000000Z"}`},
 		{"reason", `,"reason":"because"`}, {"software", `,"software":"x"`}, {"mode", `,"mode":"none"`},
 		{"beat", `,"beat":10000`}, {"promise", `,"promise":"` + hashOf("a").String() + `"`},
+		{"policy", `,"policy":1`}, {"verdict", `,"verdict":"ask"`}, {"ask", `,"ask":{"tag":"` + hashOf("a").String() + `","until":"2026-01-02T15:04:06.000000Z"}`},
+		{"grant", `,"grant":"` + hashOf("a").String() + `"`},
 	}
 	for _, k := range []string{"start", "stop", "heartbeat", "request", "response", "refused", "policy", "approval", "access", "erasure", "gap"} {
 		seq := "2"

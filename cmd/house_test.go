@@ -47,6 +47,7 @@ var homes = map[string][]string{
 	"github.com/transparency-dev":     {"tlog", "tlog/record", "tlog/local", "tlog/tlogtest"},
 	"golang.org/x/mod":                {"tlog", "tlog/local", "tlog/tlogtest", "keys", "witness", "verify", "cmd"},
 	"filippo.io/mldsa":                {"tlog"},
+	"golang.org/x/text":               {"tlog/record/mask"},
 	"golang.org/x/sys":                {"tlog/local", "tlog/latest", "keys/file", "keys/ring", "witness", "gateway"},
 	"github.com/prometheus":           {"witness", "cmd"},
 	"github.com/coreos/go-oidc":       {"gateway/oidc"},

@@ -108,13 +108,11 @@ func (r *Ring) ready(ctx context.Context, e *epoch) error {
 	defer unlock()
 	e.mu.RLock()
 	confirmed := e.key != nil && (e.confirmed.After(came) || age(e.confirmed) < r.maxStale)
-	refused := e.failed.After(came.Add(-refusalShared))
-	err = e.refusal()
+	if !confirmed && e.failed.After(came.Add(-refusalShared)) {
+		err = e.refusal()
+	}
 	e.mu.RUnlock()
-	switch {
-	case confirmed:
-		return nil
-	case refused:
+	if confirmed || err != nil {
 		return err
 	}
 	return r.ask(ctx, e, r.timeout)
@@ -140,15 +138,24 @@ func (r *Ring) ask(ctx context.Context, e *epoch, timeout time.Duration) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if r.isClosed() {
-		err = ErrClosed
+	if r.isClosed() { // which drops keys, and may have come past this one
+		if s != nil {
+			s.drop()
+		}
+		return ErrClosed
 	}
 	if err != nil {
 		if s != nil {
 			s.drop()
 		}
+		if e.failed.IsZero() && !e.confirmed.IsZero() {
+			r.log.Warn("keys/ring: the tenant key does not confirm its epoch key", "err", err, "epoch", e.number, "left", max(0, r.maxStale-age(e.confirmed)))
+		}
 		e.failed, e.cause = time.Now(), err
 		return e.refusal()
+	}
+	if !e.failed.IsZero() {
+		r.log.Info("keys/ring: the tenant key confirms its epoch key again", "epoch", e.number)
 	}
 	if e.key == nil {
 		e.key = s
@@ -351,6 +358,9 @@ const (
 // confirm does what watch has to do now, and returns after how long there may be more.
 func (r *Ring) confirm(ctx context.Context) time.Duration {
 	next := r.maxStale / askParts
+	for _, e := range r.known() {
+		next = min(next, r.confirmEpoch(ctx, e))
+	}
 	r.seals.drop(func(_ uint64, s cached) bool {
 		if !s.epoch.fresh(r.maxStale) {
 			return true
@@ -360,9 +370,6 @@ func (r *Ring) confirm(ctx context.Context) time.Duration {
 		}
 		return false
 	})
-	for _, e := range r.known() {
-		next = min(next, r.confirmEpoch(ctx, e))
-	}
 	return max(next, leastPause)
 }
 
@@ -402,17 +409,9 @@ func (r *Ring) confirmEpoch(ctx context.Context, e *epoch) time.Duration {
 	err = r.ask(ctx, e, timeout)
 	unlock()
 	switch {
-	case ctx.Err() != nil:
-		return retry
 	case err == nil:
-		if !failed.IsZero() {
-			r.log.Info("keys/ring: the tenant key confirms its epoch key again", "epoch", e.number)
-		}
 		return r.maxStale / askParts
-	case failed.IsZero():
-		r.log.Warn("keys/ring: the tenant key does not confirm its epoch key", "err", err, "epoch", e.number, "left", left, "retry", retry)
-	}
-	if held {
+	case held:
 		return min(retry, r.maxStale-age(e.confirmedAt()))
 	}
 	return retry
@@ -424,7 +423,8 @@ func (e *epoch) confirmedAt() time.Time {
 	return e.confirmed
 }
 
-// expire drops the key of e and all that hang on it.
+// expire drops the key of e and all that hang on it. Whatever was unsealed meanwhile is dropped
+// when confirm comes past it.
 func (r *Ring) expire(ctx context.Context, e *epoch) {
 	if e != r.current.Load() {
 		r.forget(e)

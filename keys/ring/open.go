@@ -153,13 +153,24 @@ func (r *Ring) saveRing(h header) error {
 		err = f.Datasync()
 	}
 	if err == nil {
-		err = r.disk.rename(path+unfinished, path)
+		r.swap.Lock()
+		defer r.swap.Unlock()
+		err = r.replace(path)
 	}
 	if err != nil {
 		r.disk.remove(path + unfinished)
+	}
+	return err
+}
+
+// replace puts the file that createOver made, which is whole and synced, in the place of the one at path. The
+// caller holds swap alone.
+func (r *Ring) replace(path string) error {
+	r.doubtful.Store(true)
+	if err := r.disk.rename(path+unfinished, path); err != nil {
 		return err
 	}
-	return r.disk.syncDir(r.dir)
+	return r.settle()
 }
 
 // createOver makes the file that is to take the place of the one at path. What an attempt

@@ -3,7 +3,6 @@ package ring
 import (
 	"cmp"
 	"context"
-
 	"errors"
 	"fmt"
 	"io"
@@ -58,9 +57,6 @@ func (r *Ring) rewrap(ctx context.Context) (m Moved, err error) {
 		return m, err
 	}
 	defer unlock()
-	if err := r.settle(); err != nil {
-		return m, err
-	}
 	if err := r.enter(ctx, r.current.Load().number+1); err != nil {
 		return m, err
 	}
@@ -229,13 +225,10 @@ func (r *Ring) put(f file, path string, segment uint64) error {
 			return err
 		}
 	}
-	r.doubtful.Store(true)
 	defer r.swaps.Add(1)
-	if err := r.disk.rename(path+unfinished, path); err != nil {
-		return err
-	}
+	err := r.replace(path)
 	r.seals.drop(func(other uint64, _ cached) bool { return other == segment })
-	return r.settle()
+	return err
 }
 
 // copySlots copies the slots of old to f, those that hold a key sealed anew, and returns how

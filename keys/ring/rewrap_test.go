@@ -50,6 +50,9 @@ func TestRewrap(t *testing.T) {
 	if files := slices.Sorted(maps.Keys(after)); !slices.Equal(files, slices.Sorted(maps.Keys(before))) {
 		t.Errorf("other files than before: %v", files)
 	}
+	if n := len(r.known()); n != 1 {
+		t.Errorf("%d epochs are in memory", n)
+	}
 	w.take(t, r, 5) // from the stock, and from a new segment
 	w.check(t, r, nil)
 	needed(Need{k, 2, 5})
@@ -175,7 +178,9 @@ func (c *cuts) finish(t *testing.T, d *memDisk, w world) {
 		t.Fatal(err)
 	}
 	c.k.retire(c.k.newest())
+	d = d.crash(rand.New(rand.NewPCG(0, 0))) // what Rewrap says is done is on the disk
 	r.Close()
+	cfg.disk = d.disk()
 	if r, err = Open(c.dir, cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +307,7 @@ func TestRewrapFails(t *testing.T) {
 				}
 				return nil
 			})
-			_, err = r.Rewrap(t.Context())
+			m, err := r.Rewrap(t.Context())
 			d.setFault(nil)
 			if seen < nth {
 				if err != nil {
@@ -313,6 +318,9 @@ func TestRewrapFails(t *testing.T) {
 			}
 			if err == nil && op != "read" { // the second header may be whole
 				t.Errorf("%s %d fails, and Rewrap does not", op, nth)
+			}
+			if (op == "read" || op == "open") && err != nil && m.Segments != 2 {
+				t.Errorf("%s %d fails for one segment, and %d of the other two were moved: %v", op, nth, m.Segments, err)
 			}
 			for name := range d.copy() {
 				if strings.HasSuffix(name, unfinished) {
@@ -468,13 +476,18 @@ func TestRewrapPace(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		w.erase(t, r, ids[n-1]) // meanwhile
 		w.take(t, r, 1)
-		if _, err := r.Rewrap(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("another one, meanwhile: %v", err)
+		brief, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if needs, err := r.Needed(brief); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("needed, meanwhile: %v, %v", needs, err)
+		}
+		if m, err := r.Rewrap(brief); !errors.Is(err, context.DeadlineExceeded) || m != (Moved{}) {
+			t.Errorf("another one, meanwhile: %+v, %v", m, err)
 		}
 		if err := r.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := <-second; !errors.Is(err, ErrClosed) || time.Since(begin) > 22*time.Second {
+		if err := <-second; !errors.Is(err, ErrClosed) || time.Since(begin) > 23*time.Second {
 			t.Errorf("closed: %v, after %v", err, time.Since(begin))
 		}
 		if _, err := r.Rewrap(t.Context()); !errors.Is(err, ErrClosed) {
@@ -492,6 +505,97 @@ func TestRewrapPace(t *testing.T) {
 		w.check(t, r, nil)
 		r.Close()
 	})
+}
+
+// Who is always interrupted gets rid of the oldest epoch all the same.
+func TestRewrapOldestFirst(t *testing.T) {
+	dir, d, k := t.TempDir(), newMemDisk(), newTenant()
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, dir, Config{KEK: k, Batch: 4, Segment: 4, Pace: 4 * slotSize, disk: d.disk()}) // a segment a second
+		w := world{}
+		w.take(t, r, 4*10)
+		needed := func(want ...Need) {
+			t.Helper()
+			if got, err := r.Needed(t.Context()); err != nil || !slices.Equal(got, want) {
+				t.Errorf("needed: %v, %v, want %v", got, err, want)
+			}
+		}
+		for i, want := range [][]Need{{{k, 1, 6}, {k, 2, 4}}, {{k, 1, 2}, {k, 2, 4}, {k, 3, 4}}, {{k, 2, 2}, {k, 3, 4}, {k, 4, 4}}, {{k, 3, 2}, {k, 4, 4}, {k, 5, 4}}} {
+			k.rotate()
+			ctx, cancel := context.WithTimeout(t.Context(), 4500*time.Millisecond)
+			if m, err := r.Rewrap(ctx); !errors.Is(err, context.DeadlineExceeded) || m.Segments != 4 {
+				t.Errorf("%d: %+v, %v", i, m, err)
+			}
+			cancel()
+			needed(want...)
+			k.retire(want[0].Version)
+			w.check(t, r, nil)
+		}
+		r.Close()
+	})
+}
+
+// While it is not known whether the disk has the name of the file that took a segment's place,
+// no Erase says that it has the zeros, and nothing is said to be needed no more.
+func TestDoubtfulName(t *testing.T) {
+	c := newCuts(t)
+	d := restored(c.dir, c.files)
+	cfg := c.cfg
+	cfg.disk = d.disk()
+	r := open(t, c.dir, cfg)
+	w := maps.Clone(c.w)
+	// The ring's own file may be either.
+	noSync := func(op, path string) error {
+		if op == "syncdir" {
+			return errInjected
+		}
+		return nil
+	}
+	d.setFault(noSync)
+	if m, err := r.Rewrap(t.Context()); !errors.Is(err, errInjected) || m != (Moved{}) {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	if needs, err := r.Needed(t.Context()); !errors.Is(err, errInjected) {
+		t.Errorf("needed: %v, %v", needs, err)
+	}
+	d.setFault(nil)
+	if needs, err := r.Needed(t.Context()); err != nil || !slices.Equal(needs, []Need{{c.k, 1, 3}, {c.k, 2, 0}}) {
+		t.Fatalf("needed: %v, %v", needs, err)
+	}
+	syncs := 0
+	d.setFault(func(op, path string) error {
+		if op == "syncdir" {
+			if syncs++; syncs > 1 { // the first is for the ring's file
+				return errInjected
+			}
+		}
+		return nil
+	})
+	if m, err := r.Rewrap(t.Context()); !errors.Is(err, errInjected) || m.Segments != 0 {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	for range 2 {
+		for _, id := range c.live {
+			if err := r.Erase(t.Context(), id); !errors.Is(err, errInjected) {
+				t.Errorf("Erase: %v", err)
+			}
+			w[id] = nil
+		}
+		if needs, err := r.Needed(t.Context()); !errors.Is(err, errInjected) {
+			t.Errorf("needed: %v, %v", needs, err)
+		}
+		// Nor does another life know more.
+		d.setFault(noSync)
+		r.Close()
+		r = open(t, c.dir, cfg)
+	}
+	d.setFault(nil)
+	for _, id := range c.live {
+		w.erase(t, r, id)
+	}
+	cut := d.crash(rand.New(rand.NewPCG(0, 0)))
+	r.Close()
+	c.finish(t, cut, w)
 }
 
 // Everything at once, on a real disk.

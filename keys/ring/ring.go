@@ -256,7 +256,7 @@ type Ring struct {
 	moving   chan struct{} // a lock that a context can leave: full while segments are being moved to an epoch
 	swap     sync.RWMutex  // held by an Erase from looking for the file until the disk has the zeros; alone, while a file gives place to another
 	swaps    atomic.Uint64 // how many did
-	doubtful atomic.Bool   // whether one did without the disk having said so
+	doubtful atomic.Bool   // whether one may have without the disk having said so
 
 	mu    sync.RWMutex // a slot is not read while it is being overwritten, and nothing is written once closed
 	moved uint64       // guarded by mu: the segment of which a copy is being made, 0 for none
@@ -316,6 +316,7 @@ func Open(dir string, cfg Config) (*Ring, error) {
 		return nil, err
 	}
 	r.flock = flock
+	r.doubtful.Store(true) // the life before may have ended between a file's new name and its sync
 	if err := r.load(context.Background()); err != nil {
 		flock.Close()
 		return nil, fmt.Errorf("ring %s: %w", dir, err)
@@ -688,7 +689,8 @@ func (r *Ring) overwrite(f file, id ID) error {
 	return writeAll(f, erased[:], id.offset())
 }
 
-// settle returns when the disk has said that every file that gave place to another has.
+// settle returns when the disk has said that it has the name of every file that took another's place, also in the
+// life before.
 func (r *Ring) settle() error {
 	if !r.doubtful.Load() {
 		return nil

@@ -1,11 +1,13 @@
 package ring
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -102,6 +104,108 @@ func TestOnDisk(t *testing.T) {
 			t.Errorf("%s has mode %o, want %o", path, st.Mode().Perm(), mode)
 		}
 	}
+}
+
+// What was erased is in no file of the directory: not what stood in its slot, nor, after a Rewrap that ended or did not,
+// what that was sealed with.
+func TestErasedIsNowhere(t *testing.T) {
+	dir, k := filepath.Join(t.TempDir(), "ring"), newTenant()
+	cfg := Config{KEK: k, Batch: 8, Segment: 8, Pace: 8 * slotSize / 20} // twenty seconds a segment
+	r := open(t, dir, cfg)
+	w := world{}
+	ids := w.take(t, r, 32)
+	// sealed returns what stands for the key on the disk, without the nonce.
+	sealed := func(id ID) []byte {
+		t.Helper()
+		b, err := os.ReadFile(r.path(id.segment()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b[id.offset()+12:][:keySize+16]
+	}
+	var gone [][]byte
+	erase := func(id ID) {
+		t.Helper()
+		gone = append(gone, sealed(id), w[id])
+		w.erase(t, r, id)
+	}
+	check := func(when string) {
+		t.Helper()
+		files := 0
+		err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
+			}
+			files++
+			b, err := os.ReadFile(path)
+			for i, g := range gone {
+				if bytes.Contains(b, g) {
+					t.Errorf("%s: %s holds what was erased, number %d", when, filepath.Base(path), i)
+				}
+			}
+			return err
+		})
+		if err != nil || files != 1+4 {
+			t.Fatalf("%s: %d files, %v", when, files, err)
+		}
+		w.check(t, r, nil)
+	}
+	if b, err := os.ReadFile(r.path(ids[3].segment())); err != nil || !bytes.Contains(b, sealed(ids[3])) {
+		t.Fatalf("this test does not find what is there: %v", err)
+	}
+	for _, id := range []ID{ids[3], ids[9], ids[31]} {
+		erase(id)
+	}
+	check("erased")
+
+	// In the middle of a Rewrap, then broken off.
+	k.rotate()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { _, err := r.Rewrap(ctx); done <- err }()
+	var moving uint64
+	for moving == 0 {
+		r.mu.RLock()
+		moving = r.moved
+		r.mu.RUnlock()
+		time.Sleep(time.Millisecond)
+	}
+	for _, id := range ids {
+		if id.segment() == moving && w[id] != nil {
+			erase(id)
+			break
+		}
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	check("a Rewrap broken off")
+
+	// And one that ends: nothing of before is left.
+	for _, path := range append(segments(t, dir), filepath.Join(dir, ringFile)) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := parseHeader(b[:headerSize])
+		if err != nil {
+			t.Fatal(err)
+		}
+		gone = append(gone, h.sealed, h.wrapped)
+		for off := slotsStart; off < len(b); off += slotSize {
+			if slot := [slotSize]byte(b[off:]); slot != erasedSlot(newID(h.ring, h.segment, uint32((off-slotsStart)/slotSize))) {
+				gone = append(gone, slot[:])
+			}
+		}
+	}
+	r.Close()
+	cfg.Pace = -1
+	r = open(t, dir, cfg)
+	if _, err := r.Rewrap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check("a Rewrap")
 }
 
 // Ten thousand sessions cost some twenty syncs, and the tenant key is asked for the epoch alone.

@@ -189,6 +189,128 @@ func TestStale(t *testing.T) {
 	}
 }
 
+// A keeper that takes longer than there is time left does not get it.
+func TestStaleInTheMiddleOfAQuestion(t *testing.T) {
+	dir, d, k := t.TempDir(), newMemDisk(), newTenant()
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, dir, Config{KEK: k, Batch: 4, Timeout: time.Hour, disk: d.disk()})
+		defer r.Close()
+		go r.Run(t.Context())
+		w := world{}
+		w.take(t, r, 10)
+		w.lives(t, r)
+		k.setFault(faults[1].fault)
+		time.Sleep(time.Hour - time.Second)
+		w.lives(t, r)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if n := held(r); n != 0 {
+			t.Errorf("%d keys are in memory", n)
+		}
+	})
+}
+
+// A machine slept for too long, and wakes without its network: the keys do not stay in memory while the keeper is being
+// asked.
+func TestStaleAfterSleep(t *testing.T) {
+	dir, d, k := t.TempDir(), newMemDisk(), newTenant()
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, dir, Config{KEK: k, Batch: 4, disk: d.disk()})
+		defer r.Close()
+		w := world{}
+		w.take(t, r, 10)
+		w.lives(t, r)
+		if held(r) == 0 {
+			t.Error("no key is in memory")
+		}
+		time.Sleep(2 * time.Hour)
+		k.setFault(faults[1].fault)
+		go r.Run(t.Context())
+		time.Sleep(defaultTimeout / 2)
+		synctest.Wait()
+		if n := held(r); n != 0 {
+			t.Errorf("%d keys are in memory", n)
+		}
+	})
+}
+
+// What a keeper confirms late it confirms of the time when it was asked.
+func TestStaleSinceItWasAsked(t *testing.T) {
+	dir, d, k := t.TempDir(), newMemDisk(), newTenant()
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, dir, Config{KEK: k, Batch: 64, Timeout: time.Hour, disk: d.disk()})
+		defer r.Close()
+		w := world{}
+		w.take(t, r, 10)
+		time.Sleep(2 * time.Hour)
+		k.setFault(func(context.Context) (func([]byte) []byte, error) {
+			time.Sleep(20 * time.Minute)
+			return nil, nil
+		})
+		asked := time.Now()
+		w.lives(t, r)
+		k.setFault(faults[0].fault)
+		time.Sleep(time.Until(asked.Add(time.Hour - time.Second)))
+		w.lives(t, r)
+		time.Sleep(2 * time.Second)
+		w.lives(t, r, ErrStale, errSealed)
+	})
+}
+
+// The keys of segments of the first version, which hang on no epoch, live no longer than
+// others.
+func TestStaleVersion1(t *testing.T) {
+	dir, w := fixture(t, "v1")
+	kek := newKEK('k')
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, dir, Config{KEK: kek, Batch: 4})
+		defer r.Close()
+		go r.Run(t.Context())
+		time.Sleep(20 * time.Minute)
+		w.lives(t, r)
+		kek.setDown(errSealed)
+		time.Sleep(39 * time.Minute)
+		w.lives(t, r)
+		time.Sleep(22 * time.Minute)
+		synctest.Wait()
+		w.lives(t, r, ErrStale, errSealed)
+		if n := held(r); n != 0 {
+			t.Errorf("%d keys are in memory", n)
+		}
+		kek.setDown(nil)
+		time.Sleep(2 * time.Minute)
+		w.lives(t, r)
+	})
+}
+
+// An answer that comes when the ring is closed is not kept.
+func TestClosedWhileAsking(t *testing.T) {
+	dir, d, k := t.TempDir(), newMemDisk(), newTenant()
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, dir, Config{KEK: k, Batch: 4, MaxStale: time.Minute, disk: d.disk()})
+		w := world{}
+		id := w.take(t, r, 1)[0]
+		time.Sleep(time.Hour)
+		k.setFault(func(context.Context) (func([]byte) []byte, error) {
+			time.Sleep(5 * time.Second)
+			return nil, nil
+		})
+		opened := make(chan error)
+		go func() { _, err := r.Open(t.Context(), id); opened <- err }()
+		time.Sleep(time.Second)
+		e := r.current.Load()
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-opened; !errors.Is(err, ErrClosed) {
+			t.Errorf("Open: %v", err)
+		}
+		if e.key != nil {
+			t.Error("a key is left")
+		}
+	})
+}
+
 // Without Run the time is the same: whoever comes too late has the tenant key asked.
 func TestStaleWithoutRun(t *testing.T) {
 	for _, row := range faults {

@@ -4,7 +4,7 @@
 // What is always true:
 //
 //   - only requests with one meaning are read; everything else is refused with 400 and a closed connection;
-//   - who calls is told by a key, never by a header that a caller can write;
+//   - who calls is told by what it shows and cannot make up, a key, a token or a certificate, and by no other header;
 //   - in the mode strict no byte reaches the model before the request is durable in the log, and no caller holds a
 //     whole answer before the response is;
 //   - an answer passes as it came, byte for byte and event by event; the record is made beside it;
@@ -152,9 +152,12 @@ type Config struct {
 	Mode     Mode
 	Routes   []Route
 	Callers  []Caller
-	Hosts    []string       // the names callers may use for the gateway; nil for any
-	TLS      *tls.Config    // towards callers; nil for plain HTTP
-	Roots    *x509.CertPool // for certificates of models; nil for the system's
+	// Identifiers know callers by other things than static keys, which are asked for first; the others are asked in this
+	// order. Whoever makes them runs what of them must run.
+	Identifiers []Identifier
+	Hosts       []string       // the names callers may use for the gateway; nil for any
+	TLS         *tls.Config    // towards callers; nil for plain HTTP
+	Roots       *x509.CertPool // for certificates of models; nil for the system's
 	// Linger keeps a call to the model going after its caller left, so that the whole answer is on record. The
 	// default is to cancel it, which saves its cost.
 	Linger bool
@@ -195,7 +198,6 @@ type Gateway struct {
 	cfg     Config
 	limits  Limits
 	log     *slog.Logger
-	callers callers
 	routes  routes
 	pools   *pools
 	writer  *record.Writer
@@ -203,6 +205,9 @@ type Gateway struct {
 	journal *journal
 	server  *fasthttp.Server
 	spare   chan dataKey // in the mode open: keys fetched ahead
+
+	identifiers []Identifier // in the order in which they are asked
+	strangers   ration       // of refusals of bad credentials that are on record
 
 	promiser  ed25519.PrivateKey // of this boot, never on a disk; nil if nothing is promised
 	recent    recent
@@ -234,7 +239,7 @@ func New(cfg Config) (*Gateway, error) {
 	if err := cfg.Limits.check(); err != nil {
 		return nil, err
 	}
-	g := &Gateway{cfg: cfg, limits: cfg.Limits.filled(), log: cfg.Logger, spare: make(chan dataKey, spareKeys)}
+	g := &Gateway{cfg: cfg, limits: cfg.Limits.filled(), log: cfg.Logger, spare: make(chan dataKey, spareKeys), strangers: ration{most: strangersAtOnce, pause: strangersPause}}
 	g.cfg.lastWords = cmp.Or(cfg.lastWords, lastWords)
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
@@ -243,9 +248,11 @@ func New(cfg Config) (*Gateway, error) {
 	if g.routes, err = newRoutes(cfg.Routes); err != nil {
 		return nil, err
 	}
-	if g.callers, err = newCallers(cfg.Callers, g.routes); err != nil {
+	keys, err := newCallers(cfg.Callers, g.routes)
+	if err != nil {
 		return nil, err
 	}
+	g.identifiers = append([]Identifier{keys}, cfg.Identifiers...)
 	if g.coder, err = record.NewCoder(runtime.GOMAXPROCS(0)); err != nil {
 		return nil, err
 	}
@@ -277,7 +284,6 @@ func New(cfg Config) (*Gateway, error) {
 	g.silenced, g.silence = context.WithCancel(context.Background())
 	g.server = &fasthttp.Server{
 		Handler:                       g.handle,
-		HeaderReceived:                g.bodyLimit,
 		ErrorHandler:                  g.unreadable,
 		Name:                          "",
 		NoDefaultServerHeader:         true,
@@ -487,6 +493,7 @@ func (g *Gateway) strict() strictConfig {
 	return strictConfig{
 		MaxHead: g.limits.Head, MaxBody: g.limits.Body, Hosts: g.cfg.Hosts,
 		HeadTimeout: g.limits.HeadTime, BodyTimeout: g.limits.BodyTime,
+		From: g.meet,
 		Refusal: func(status int, code, message string) []byte {
 			return (&refusal{status, code, message}).body(record.ID{})
 		},

@@ -41,11 +41,14 @@ type requestHead struct {
 	target     headSpan // origin-form
 	host       headSpan // host or host:port
 	connection headSpan // value of Connection, empty if absent
-	length     int64    // Content-Length in bytes; -1 if absent
-	chunked    bool     // Transfer-Encoding: chunked
-	http10     bool
-	close      bool // the client said Connection: close
-	isHead     bool // the method is HEAD
+
+	authorization, apiKey headSpan // values of Authorization and of X-Api-Key, empty if absent
+
+	length  int64 // Content-Length in bytes; -1 if absent
+	chunked bool  // Transfer-Encoding: chunked
+	http10  bool
+	close   bool // the client said Connection: close
+	isHead  bool // the method is HEAD
 }
 
 // headMethods are the methods read; it is also the value of the Allow header.
@@ -344,6 +347,10 @@ func (h *headReader) field(b []byte, start, end int) *refusal {
 			return refuse400("bad_connection", "Connection may say close or keep-alive and nothing else; leave out the rest")
 		}
 		h.head.connection = v
+	case fieldAuthorization:
+		h.head.authorization = v
+	case fieldXAPIKey:
+		h.head.apiKey = v
 	case fieldExpect:
 		if !equalFold(value, "100-continue") {
 			return &refusal{http.StatusExpectationFailed, "expectation_failed", "the only expectation met is 100-continue; leave out the Expect header"}

@@ -21,7 +21,7 @@ import (
 //	GET /.tallystick/receipts/SESSION              the receipt
 //	GET /.tallystick/receipts/SESSION.tlog-proof   the proof of the session's last entry alone, c2sp.org/tlog-proof
 //
-// It shows the same key as for a call. A session of another caller and one that nobody had are the same 404.
+// It shows what it shows at a call. A session of another caller and one that nobody had are the same 404.
 //
 // In strict and overlap a receipt is there when the caller has the end of its answer: at first with a promise, signed with
 // a key that lives as long as the boot, and as soon as a checkpoint covers its entries with the proof. In open an answer
@@ -176,10 +176,10 @@ func (g *Gateway) serveReceipt(ctx *fasthttp.RequestCtx, name string) {
 
 // receiptFor returns what is asked for, its media type, and whether a later one will prove more.
 func (g *Gateway) receiptFor(ctx *fasthttp.RequestCtx, name string) (body []byte, kind string, more bool, no *refusal) {
-	caller, no := g.identify(&ctx.Request.Header)
-	if no != nil {
+	from := g.visitor(ctx)
+	if from.caller == nil {
 		g.writer.Shed(1)
-		return nil, "", false, no
+		return nil, "", false, from.no
 	}
 	if !ctx.IsGet() {
 		return nil, "", false, &refusal{http.StatusMethodNotAllowed, "method_not_allowed", "a receipt is fetched with GET"}
@@ -191,7 +191,7 @@ func (g *Gateway) receiptFor(ctx *fasthttp.RequestCtx, name string) (body []byte
 	}
 	work, cancel := context.WithTimeout(g.stopping, receiptTime)
 	defer cancel()
-	r, err := g.receipt(work, caller.Name, id)
+	r, err := g.receipt(work, from.caller.Name, id)
 	if err == nil && !bare {
 		body, err = r.Append(nil)
 		return body, "application/json", r.Promise != nil, g.whyNoReceipt(id, err)

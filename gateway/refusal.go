@@ -81,16 +81,8 @@ func (g *Gateway) answer(ctx *fasthttp.RequestCtx, session record.ID, no *refusa
 	ctx.SetWriteDeadline(g.writeTime(0))
 }
 
-// strangerBody is the largest body, in bytes, that is taken in from a caller who shows no key that is known here.
+// strangerBody is the largest body, in bytes, that is taken in from nobody who is known here.
 const strangerBody = 64 << 10
-
-// bodyLimit says how large the body behind a head may be.
-func (g *Gateway) bodyLimit(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
-	if _, no := g.identify(h); no != nil {
-		return fasthttp.RequestConfig{MaxRequestBodySize: int(min(strangerBody, g.limits.Body))}
-	}
-	return fasthttp.RequestConfig{}
-}
 
 // unreadable answers what fasthttp could not read: a body over its limit, or a caller that stopped in the middle. What is
 // malformed the strict reading has refused.
@@ -101,9 +93,6 @@ func (g *Gateway) unreadable(ctx *fasthttp.RequestCtx, err error) {
 	no := refuse400("bad_request", "the request could not be read; check it against HTTP/1.1 (RFC 9112)")
 	if errors.Is(err, fasthttp.ErrBodyTooLarge) {
 		no = refusalBodyTooLarge(g.limits.Body)
-		if _, stranger := g.identify(&ctx.Request.Header); stranger != nil {
-			no = stranger
-		}
 	}
 	g.writer.Shed(1)
 	g.answer(ctx, record.ID{}, no)

@@ -97,12 +97,13 @@ type Caller struct {
 
 // callers finds a caller by the SHA-256 of the key it shows. That the look-up takes time that depends on the hash tells
 // nobody anything: who knows how near a hash is to a known one knows nothing of the key.
-type callers map[[sha256.Size]byte]*Caller
+type callers map[[sha256.Size]byte]*Principal
+
+var _ Identifier = callers(nil)
 
 func newCallers(list []Caller, rs routes) (callers, error) {
 	cs := make(callers, len(list))
-	for _, given := range list {
-		c := &given
+	for _, c := range list {
 		sum, err := hex.DecodeString(c.SHA256)
 		if err != nil || len(sum) != sha256.Size {
 			return nil, fmt.Errorf("gateway: the key of caller %q is not 64 hex digits of SHA-256; make one with `tally keys new`", c.Name)
@@ -121,7 +122,7 @@ func newCallers(list []Caller, rs routes) (callers, error) {
 		if was := cs[[sha256.Size]byte(sum)]; was != nil {
 			return nil, fmt.Errorf("gateway: the callers %q and %q have the same key", was.Name, c.Name)
 		}
-		cs[[sha256.Size]byte(sum)] = c
+		cs[[sha256.Size]byte(sum)] = &Principal{Name: c.Name, How: ByKey, Key: c.Key, Routes: c.Routes}
 	}
 	return cs, nil
 }

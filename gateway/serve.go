@@ -3,7 +3,6 @@ package gateway
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -68,7 +67,7 @@ type call struct {
 	g       *Gateway
 	id      record.ID
 	route   *Route
-	caller  *Caller
+	caller  *Principal // nil where it is not known who calls
 	model   string
 	method  string
 	path    string // raw, without query
@@ -110,16 +109,15 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 	c.id = record.NewID(c.received)
 	defer c.rescue(ctx)
 
-	// 2. Identify: who calls, by the key it shows.
-	var no *refusal
-	if c.caller, no = g.identify(&ctx.Request.Header); no != nil {
-		g.writer.Shed(1)
-		g.answer(ctx, c.id, no)
+	// 2. Identify: who calls. The connection knows by what it was shown.
+	from := g.visitor(ctx)
+	if c.caller = from.caller; c.caller == nil {
+		c.turnAway(ctx, from)
 		return
 	}
 
 	// 3. Decide: where the call may go.
-	if no = c.decide(ctx); no != nil {
+	if no := c.decide(ctx); no != nil {
 		c.refuse(ctx, no)
 		return
 	}
@@ -183,40 +181,6 @@ func (c *call) over() {
 	c.g.active.Add(-1)
 }
 
-// identify finds the caller by the key in Authorization or X-Api-Key. Two different keys are no key.
-func (g *Gateway) identify(h *fasthttp.RequestHeader) (*Caller, *refusal) {
-	var key []byte
-	for name, v := range h.All() {
-		switch {
-		case equalFold(name, "authorization"):
-			scheme, rest, _ := bytes.Cut(v, []byte(" "))
-			if !equalFold(scheme, "bearer") {
-				return nil, unauthorized("the Authorization header is not of the form `Bearer KEY`")
-			}
-			v = bytes.TrimLeft(rest, " ")
-		case equalFold(name, "x-api-key"):
-		default:
-			continue
-		}
-		if key != nil && !bytes.Equal(key, v) {
-			return nil, unauthorized("the request shows two different keys; show one")
-		}
-		key = v
-	}
-	if len(key) == 0 {
-		return nil, unauthorized("the request shows no key; send the gateway's key as `Authorization: Bearer KEY` or `X-Api-Key: KEY`")
-	}
-	c := g.callers[sha256.Sum256(key)]
-	if c == nil {
-		return nil, unauthorized("the key is not one that this gateway knows; ask whoever runs it for a key")
-	}
-	return c, nil
-}
-
-func unauthorized(message string) *refusal {
-	return &refusal{http.StatusUnauthorized, "invalid_api_key", message}
-}
-
 // decide finds the route and says whether the caller may use it, and reads of the body what records and rules need.
 func (c *call) decide(ctx *fasthttp.RequestCtx) *refusal {
 	c.method = string(ctx.Request.Header.Method())
@@ -225,7 +189,7 @@ func (c *call) decide(ctx *fasthttp.RequestCtx) *refusal {
 	if c.route == nil {
 		return &refusal{http.StatusNotFound, "unknown_route", "no route of this gateway has that path; check the base URL, or ask whoever runs it for a route"}
 	}
-	if len(c.caller.Routes) > 0 && !slices.Contains(c.caller.Routes, c.route.Name) {
+	if c.caller.Routes != nil && !slices.Contains(c.caller.Routes, c.route.Name) {
 		return &refusal{http.StatusForbidden, "route_not_allowed", "the key may not use the route " + c.route.Name}
 	}
 	if c.route.API == HTTP || len(ctx.Request.Body()) == 0 || packed(&ctx.Request.Header) {
@@ -249,7 +213,7 @@ func (c *call) refuse(ctx *fasthttp.RequestCtx, no *refusal) {
 	if err == nil {
 		var t *record.Ticket
 		if t, err = c.g.writer.Submit(d); err == nil {
-			c.g.recent.put(recentSession{c.id, c.caller.Name, nil, t})
+			c.g.recent.put(recentSession{c.id, c.name(), nil, t})
 		}
 	}
 	if err != nil {
@@ -261,11 +225,10 @@ func (c *call) refuse(ctx *fasthttp.RequestCtx, no *refusal) {
 
 // requestRecord is what is known of a call before it is sent.
 func (c *call) requestRecord(ctx *fasthttp.RequestCtx) record.Record {
-	r := make(record.Record, 0, 14)
+	r := make(record.Record, 0, 20)
 	r.Add(record.FieldSession, []byte(c.id.String()))
-	r.Add(record.FieldCaller, []byte(c.caller.Name))
-	if c.caller.Key != "" {
-		r.Add(record.FieldKey, []byte(c.caller.Key))
+	if c.caller != nil {
+		addCaller(&r, c.caller)
 	}
 	r.Add(record.FieldRemote, []byte(ctx.RemoteAddr().String()))
 	if c.route != nil {

@@ -26,6 +26,10 @@ type strictConfig struct {
 	BodyTimeout time.Duration // from the first wait for a body to its last byte; default 60 s
 	LingerTime  time.Duration // most time to take in what a client still sends after its answer; default 3 s
 
+	// From says who sends a request with that head, which is raw; nil is nobody is asked, and everybody may send as much. It
+	// is called once for each head, on the connection's goroutine, before anything of the body is taken in. Of nobody who
+	// is known at most strangerBody is taken in: what is longer is refused with From's own refusal.
+	From func(c *strictConn, h *requestHead, raw []byte) visitor
 	// Refusal makes the JSON body of a refusal; nil is a body in the shape the OpenAI and Anthropic clients read.
 	// It is called on the connection's goroutine.
 	Refusal func(status int, code, message string) []byte
@@ -185,6 +189,8 @@ type strictConn struct {
 	left     int64    // bytes of a fixed body left to give out
 	taken    int64    // bytes read from the client since this request began
 	waiting  bool     // BodyTimeout was looked at for this body
+	from     visitor  // who sends this request
+	maxBody  int64    // how much of a body it may send
 	pending  *refusal // to be made at the next read, after what was read before it
 	end      error    // what reads return in strictOver
 	buf      []byte   // buf[r:w] was read from the client and not given out
@@ -271,8 +277,7 @@ func (c *strictConn) readHead() error {
 					return c.refuse(bad)
 				}
 				if n > 0 {
-					c.accept(n)
-					return nil
+					return c.accept(n)
 				}
 			}
 			c.holdHead()
@@ -296,10 +301,19 @@ func (c *strictConn) headCut(err error) error {
 	return c.over(io.EOF)
 }
 
-// accept takes note of what the checked head, n bytes long at c.r, means.
-func (c *strictConn) accept(n int) {
+// accept takes note of what the checked head, n bytes long at c.r, means, and of who sent it.
+func (c *strictConn) accept(n int) error {
 	h := &c.head.head
 	c.restore()
+	c.from, c.maxBody = visitor{}, c.l.conf.MaxBody
+	if f := c.l.conf.From; f != nil {
+		if c.from = f(c, h, c.buf[c.r:c.r+n]); c.from.no != nil {
+			c.maxBody = min(c.maxBody, strangerBody)
+		}
+		if h.length > c.maxBody {
+			return c.refuse(c.from.no)
+		}
+	}
 	c.requests++
 	c.last = h.chunked || h.http10 || h.close || c.l.conf.MaxRequests > 0 && c.requests >= c.l.conf.MaxRequests
 	c.release, c.tail = n, ""
@@ -312,6 +326,7 @@ func (c *strictConn) accept(n int) {
 	}
 	c.left = max(h.length, 0)
 	c.state = strictRelease
+	return nil
 }
 
 // releaseHead gives out what it can of a checked head, and with its last byte moves on.
@@ -406,8 +421,11 @@ func (c *strictConn) readChunked(p []byte, wait bool) (int, error) {
 			}
 			continue
 		}
-		used, bad := k.next(c.buf[c.r:c.w], c.l.conf.MaxBody)
+		used, bad := k.next(c.buf[c.r:c.w], c.maxBody)
 		c.r += used
+		if bad != nil && c.maxBody < c.l.conf.MaxBody && bad.status == http.StatusRequestEntityTooLarge {
+			bad = c.from.no
+		}
 		c.pending = bad
 		if used == 0 && bad == nil {
 			if n > 0 || !wait {

@@ -42,6 +42,8 @@ type Approval struct {
 	Groups []string      // of whom; nil for all approvers
 	Count  int           // how many distinct persons, none of them the caller; 0 means 1
 	Within time.Duration // how long they have; 0 means the gateway's default. No answer is no
+	Valid  time.Duration // how long a yes can be used; 0 means for the rest of Within
+	Hold   time.Duration // how long the call itself is kept waiting; 0 means the gateway's default, less means not at all
 }
 
 // Facts are what rules are about: who calls, what is asked for, and what is known of it. Strings and slices are valid during

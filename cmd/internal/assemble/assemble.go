@@ -388,7 +388,8 @@ type House struct {
 	// Reload takes configurations whose keys, policy and witnesses the running log is to go on with.
 	Reload chan *config.Config
 	api    http.Handler
-	pen    *record.Writer // the desk's; nil without a gateway
+	pen    *record.Writer                // the desk's; nil without a gateway
+	runs   []func(context.Context) error // of what knows callers
 	env    Env
 }
 
@@ -403,12 +404,17 @@ type Listeners struct {
 func Build(c *config.Config, env Env) (*House, error) {
 	var gc gateway.Config
 	var token []byte
+	known := &identity{}
 	var err error
 	refs := NewKeyring(c, env)
 	if c.HasGateway() {
 		if gc, err = gatewayConfig(c, env, refs); err != nil {
 			return nil, err
 		}
+		if known, err = newIdentity(c, env, gc.TLS); err != nil {
+			return nil, err
+		}
+		gc.Identifiers = known.identifiers
 		if token, err = operatorToken(c.Operators); err != nil {
 			return nil, err
 		}
@@ -417,7 +423,7 @@ func Build(c *config.Config, env Env) (*House, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &House{Vault: v, env: env, Reload: make(chan *config.Config)}
+	h := &House{Vault: v, env: env, Reload: make(chan *config.Config), runs: known.runs}
 	mux := http.NewServeMux()
 	mux.Handle("/", tiles.Handler(v.Log, tiles.Options{Log: env.Logger}))
 	h.api = mux
@@ -492,6 +498,7 @@ func (h *House) Run(ctx context.Context, at Listeners) error {
 	go func() { vault <- h.Vault.Run(vctx) }()
 
 	runs := []func(context.Context) error{func(ctx context.Context) error { return h.serveReads(ctx, at.Reads) }, h.reloads}
+	runs = append(runs, h.runs...)
 	if h.Gateway != nil {
 		runs = append(runs,
 			func(ctx context.Context) error { return h.Gateway.Run(ctx, at.Calls) },

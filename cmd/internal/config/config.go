@@ -217,6 +217,7 @@ type Gateway struct {
 	Heartbeat Duration `yaml:"heartbeat"` // between heartbeat entries; by default 10s
 	Limits    Limits   `yaml:"limits"`
 	Callers   []Caller `yaml:"callers"`
+	Identity  Identity `yaml:"identity"` // how callers are known by other things than static keys
 	Routes    []Route  `yaml:"routes"`
 }
 
@@ -448,8 +449,8 @@ func (c *Config) checkGateway() error {
 	if len(c.Gateway.Routes) == 0 {
 		return errors.New("gateway.routes is empty; name at least one route")
 	}
-	if len(c.Gateway.Callers) == 0 {
-		return errors.New("gateway.callers is empty, so nobody could call; make a key with `tally keys new NAME` and name its hash here")
+	if err := c.Gateway.checkIdentity(); err != nil {
+		return err
 	}
 	if _, err := gateway.ParseMode(c.Gateway.Mode); err != nil {
 		return err
@@ -516,6 +517,7 @@ func (c *Config) resolve(dir string) {
 	for i := range c.Gateway.Routes {
 		at(&c.Gateway.Routes[i].Credential.File)
 	}
+	c.Gateway.Identity.resolve(at)
 }
 
 // reference reads where a key is: a reference, or the path of a file, which is relative to dir.

@@ -19,7 +19,7 @@ type books struct {
 	owners map[record.ID]string // of all boots
 	begun  []record.ID          // the same boots, in the order in which they began
 	open   map[record.ID]*session
-	yeses  map[tlog.Hash]*session // open sessions that asked and got a yes, by its leaf hash
+	yeses  yeses
 	tally
 
 	// Of this reading.
@@ -268,6 +268,7 @@ func (b *books) follow(p *pen, st *statement) {
 func (b *books) close(p *pen, s *session) {
 	s.ended = true
 	delete(b.open, s.id)
+	b.yeses.forget(s)
 	p.open--
 	if len(p.order) > 2*p.open+64 {
 		p.order = slices.DeleteFunc(p.order, func(s *session) bool { return s.ended })
@@ -358,6 +359,9 @@ func (b *books) notProven(r *Report, newest time.Time) {
 	}
 	if n := b.Boots - b.Paced; n > 0 {
 		r.notProven("whether %s fell silent: without a beat in the start entry nobody knows when to expect a heartbeat", count(n, "boot", "boots"))
+	}
+	if b.Approved > 0 {
+		r.notProven("who said yes to %s, and to what: records have it, and a bundle shows them", count(b.Approved, "session", "sessions"))
 	}
 	if b.Lost > 0 {
 		r.notProven("what the %d lost entries would have said", b.Lost)

@@ -323,7 +323,7 @@ func TestAppendAppends(t *testing.T) {
 }
 
 func FuzzBundle(f *testing.F) {
-	for _, name := range []string{"day.bundle"} {
+	for _, name := range []string{"day.bundle", "approvals.bundle"} {
 		raw, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
 			f.Fatal(err)

@@ -3,7 +3,6 @@ package verify
 import (
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
@@ -23,7 +22,7 @@ func Check(raw []byte, trust Trust) (Report, error) {
 	}
 	tree := r.checkpoint(j, b.Checkpoint, b.Origin)
 	seen := make(map[record.ID]bool, len(b.Sessions))
-	yeses := sync.OnceValue(func() map[tlog.Hash]*approval { return findApprovals(b) })
+	decided := decisions(b)
 	for i := range b.Sessions {
 		s := &b.Sessions[i]
 		entries := make([]statement, 0, min(len(s.Entries), maxWrong))
@@ -34,7 +33,10 @@ func Check(raw []byte, trust Trust) (Report, error) {
 			}
 			entries = append(entries, r.entry(&s.Entries[k], tree))
 		}
-		r.session(s, entries, tree, seen[s.ID], yeses)
+		r.session(s, entries, tree, seen[s.ID])
+		if d := decided[i]; d != nil {
+			r.approved(d)
+		}
 		seen[s.ID] = true
 	}
 	r.notProvenOf(j, tree)
@@ -141,7 +143,7 @@ func matchFields(e *record.Entry, fields []Field) (withheld int, err error) {
 }
 
 // session judges the entries of a session together.
-func (r *Report) session(s *Session, entries []statement, tree witnessed, again bool, yeses func() map[tlog.Hash]*approval) {
+func (r *Report) session(s *Session, entries []statement, tree witnessed, again bool) {
 	subject := "session " + s.ID.String()
 	for i := range entries {
 		if entries[i].err != nil {
@@ -170,12 +172,6 @@ func (r *Report) session(s *Session, entries []statement, tree witnessed, again 
 		r.holds(SessionComplete, subject, "it was refused: %s", end.record.Reason)
 	default:
 		r.isFalse(SessionComplete, subject, "it has no response: it had not ended, or its end was left out")
-	}
-	switch {
-	case yeses != nil:
-		r.approved(s, entries, yeses)
-	case entries[0].record.Asks:
-		r.notProven("who approved %s: a receipt does not show it; a bundle does", subject)
 	}
 	r.times(subject, entries, tree)
 }

@@ -33,7 +33,7 @@ type Follower struct {
 // NewFollower returns one that has read nothing yet. The first checkpoint that it is shown says which log it follows.
 func NewFollower(trust Trust) *Follower {
 	f := &Follower{judge: newJudge(trust), trust: trust}
-	f.books = books{pens: make(map[string]*pen), owners: make(map[record.ID]string), open: make(map[record.ID]*session), yeses: make(map[tlog.Hash]*session)}
+	f.books = books{pens: make(map[string]*pen), owners: make(map[record.ID]string), open: make(map[record.ID]*session), yeses: make(yeses)}
 	return f
 }
 

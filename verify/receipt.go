@@ -218,7 +218,27 @@ func (c *receiptCheck) entries() {
 	if c.alone > 0 {
 		tree = witnessed{} // an older one, whose witnesses say nothing of these entries
 	}
-	c.session(&Session{ID: c.rc.Session}, c.judged, tree, false, nil)
+	c.session(&Session{ID: c.rc.Session}, c.judged, tree, false)
+	c.approval()
+}
+
+// approval says what a receipt shows of people's yes, where one was needed: that one was used, not who gave it to what.
+func (c *receiptCheck) approval() {
+	subject := "session " + c.rc.Session.String()
+	asks, used := false, false
+	for i := range c.judged {
+		switch e := &c.judged[i].record; {
+		case e.Kind == record.Request:
+			asks = e.Asks
+		case e.Kind == record.Approval:
+			used = used || e.Reason == record.Used
+		case e.Kind == record.Response && asks && !used && !unsent(e.Outcome):
+			c.isFalse(ApprovalGiven, subject, "it ended as %s, needed a yes, and used none", e.Outcome)
+		}
+	}
+	if used {
+		c.notProven("who approved %s, or that it was for this call: a receipt does not show it; a bundle does", subject)
+	}
 }
 
 // receiptFields says whether the fields of a receipt are the record that the entry commits to, and how many have a value

@@ -16,6 +16,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // MaxEntry is the largest entry, in bytes, that an engine of ours appends. The tile format would take 65,535;
@@ -24,6 +25,12 @@ const MaxEntry = 4096
 
 // MaxPayload is the largest sealed payload, in bytes, that an engine of ours appends beside an entry.
 const MaxPayload = 256 << 20
+
+// MaxTail is the most entries, and MaxTailBytes the most bytes of them, that one call of Tail returns.
+const (
+	MaxTail      = 4096
+	MaxTailBytes = 1 << 20
+)
 
 // What an engine answers, named after the caller's next move.
 var (
@@ -60,6 +67,18 @@ type Reader interface {
 	Tile(ctx context.Context, t Tile) ([]byte, error)
 }
 
+// A Tailer shows what is durable before it is published: to those who write to the log, so that they know what became of
+// their own and of each other's entries. It is not the log's word yet, for no checkpoint covers it and no proof leads to
+// it. So it is never served to everybody, and nobody shows it to others as what the log says.
+type Tailer interface {
+	// Tail returns the entries that are durable from the index from on, published or not, in their order: all of them, or as
+	// many as MaxTail and MaxTailBytes let one call return, which is at least one. Each keeps its index for ever. Where there
+	// are none it waits for some, at most as long as wait says, and then returns none; it may return none earlier than that.
+	// From a log in quarantine the answer is ErrQuarantine, whatever is there. The caller may keep what is returned.
+	// Safe for concurrent use.
+	Tail(ctx context.Context, from uint64, wait time.Duration) ([][]byte, error)
+}
+
 // A History is a Reader that also kept earlier checkpoints.
 type History interface {
 	// Sizes returns the tree sizes, ascending, of at most max kept checkpoints larger than after. All of them stay, but for
@@ -81,6 +100,7 @@ type Payloads interface {
 type Log interface {
 	Appender
 	Reader
+	Tailer
 	Payloads
 	// Run sequences, anchors, signs and publishes until ctx ends, and then publishes what is still unpublished.
 	// Append blocks while Run has not been called.

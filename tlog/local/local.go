@@ -258,6 +258,7 @@ type Log struct {
 	discards atomic.Uint64 // how many payloads were ever discarded
 
 	durable   atomic.Pointer[state]     // what is acknowledged
+	growth    bell                      // rung when durable was raised
 	indexed   atomic.Uint64             // up to which entry the index of digests reaches
 	kept      atomic.Pointer[published] // the newest signed checkpoint; what readers see once the policy accepts it
 	published atomic.Pointer[published] // what readers see
@@ -485,6 +486,7 @@ func (l *Log) stopReason() error {
 func (l *Log) grown(s state) {
 	l.publisher.waiting.CompareAndSwap(0, l.now())
 	l.durable.Store(&s)
+	l.growth.ring()
 }
 
 // A gate holds the sequencer while the anchor is asked what it remembers.

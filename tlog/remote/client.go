@@ -247,6 +247,16 @@ func (l *Log) Discard(ctx context.Context, sum tlog.Hash) error {
 	return err
 }
 
+// Tail implements [tlog.Tailer]. It waits no longer than half of Config.Stall, and 20 s. Whether what comes is the log's, its
+// next checkpoints tell: it is what the server says.
+func (l *Log) Tail(ctx context.Context, from uint64, wait time.Duration) ([][]byte, error) {
+	data, err := l.short(ctx, http.MethodGet, tailPath(from, min(wait, l.cfg.Stall/2)), maxTail)
+	if err != nil {
+		return nil, err
+	}
+	return parseTail(data)
+}
+
 // short makes a request without a body, once.
 func (l *Log) short(ctx context.Context, method, path string, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.Stall+transfer(limit))

@@ -769,7 +769,7 @@ func TestTime(t *testing.T) {
 		log.Inject(tlogtest.Faults{Append: func(context.Context, []tlog.Leaf) error { time.Sleep(50 * time.Second); return nil }})
 		took("a slow engine", 50*time.Second, 52*time.Second, leaf("e"))
 
-		// The answer is lost, and no checkpoint comes for a while.
+		// The answer is lost, and no checkpoint comes for a while: nobody waits for it.
 		log.Inject(tlogtest.Faults{})
 		var once sync.Once
 		log.Inject(tlogtest.Faults{
@@ -779,10 +779,37 @@ func TestTime(t *testing.T) {
 			},
 			Publish: func(tlog.Checkpoint) error { time.Sleep(3 * time.Minute); return nil },
 		})
-		took("an anchor out of reach", 2*time.Minute, 4*time.Minute, leaf("f"))
+		took("an anchor out of reach", 40*time.Second, 42*time.Second, leaf("f"))
 		log.Inject(tlogtest.Faults{})
-		if size := log.Size(); size != 6 {
-			t.Errorf("six leaves were appended, and the log has %d", size)
+
+		// A tail is waited for as long as is asked for, within bounds; and no longer than until there is one, or the server ends.
+		tail := func(name string, wait, least, most time.Duration, entries int) {
+			t.Helper()
+			begun := time.Now()
+			got, err := l.Tail(ctx, log.Size(), wait)
+			if d := time.Since(begun); err != nil || len(got) != entries || d < least || d > most {
+				t.Errorf("%s: %d entries, %v, after %v; want %d after %v to %v", name, len(got), err, d, entries, least, most)
+			}
+		}
+		tail("no wait", 0, 0, time.Millisecond, 0)
+		tail("seven seconds", 7*time.Second, 7*time.Second, 8*time.Second, 0)
+		tail("an hour", time.Hour, l.cfg.Stall/2, maxWait, 0)
+		time.AfterFunc(3*time.Second, func() { log.Append(ctx, leaf("g")) })
+		tail("until there is more", 10*time.Second, 3*time.Second, 4*time.Second, 1)
+		short, leave := context.WithTimeout(ctx, time.Second)
+		if _, err := l.Tail(short, log.Size(), 10*time.Second); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a caller who leaves: %v", err)
+		}
+		leave()
+		gone := make(chan struct{})
+		time.AfterFunc(2*time.Second, func() { stop(); close(gone) })
+		tail("until the server ends", 10*time.Second, 2*time.Second, 3*time.Second, 0)
+		<-gone
+		p, stop = open()
+		at.Store(p)
+		tail("at the next server", time.Second, time.Second, 2*time.Second, 0)
+		if size := log.Size(); size != 7 {
+			t.Errorf("seven leaves were appended, and the log has %d", size)
 		}
 		cancel()
 		if err := <-ended; err != nil {

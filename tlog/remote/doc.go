@@ -16,11 +16,12 @@
 // The server gives leases, one to each writer. An append names the epoch of its lease, and the server refuses it unless
 // that is the writer's newest. Before it answers with a new lease it waits until the engine has answered for all that came
 // under the older ones. So when a client holds a new lease, what it sent before is in the log or never will be, and if it is,
-// it lies below the size that the lease names: what is durable then. The client waits until a checkpoint of that size is
-// published and looks for the hashes of its leaves in the public tiles, from the highest index that it knew when it sent
-// them. It finds them, and tells its callers where; or it does not, and sends them again. That is the whole of the recovery:
-// after a lost connection, after a lost answer, after a server that was started again, and after a process that was killed,
-// whose successor begins with a lease. There is no search at the server, and no list of what was already appended.
+// it lies below the size that the lease names: what is durable then. The client reads the entries up to there, from the
+// highest index that it knew when it sent its leaves, and looks for these. It finds them, and tells its callers where; or it
+// does not, and sends them again. That is the whole of the recovery: after a lost connection, after a lost answer, after a
+// server that was started again, and after a process that was killed, whose successor begins with a lease. There is no
+// search at the server, and no list of what was already appended. Nor does it wait for a checkpoint: where witnesses are
+// away, and nothing may be published without them, what is durable is found all the same.
 //
 // A server whose engine leaves the outcome of an append open gives no more leases; it ends, and its successor, which opened
 // the log again, does.
@@ -47,6 +48,9 @@
 //	                             Content-Type: application/x-tallystick-leaves, Content-Length: as it is
 //	                             uint32 leaves; of each: uint16 and uint32 lengths, entry, payload; all big-endian
 //	                             200: one line: the index of the first leaf; the others follow it
+//	GET    tail/<index>          200: the entries that are durable from that index on, as many as go into one answer, in
+//	                             order, each behind its length as a uint16; nothing where there are none
+//	GET    tail/<index>?wait=<n> the same; where there are none, it may take n milliseconds until there are, 20,000 at most
 //	GET    payload/<sha-256>     200: the payload; the digest is 64 lower-case digits of hexadecimal
 //	DELETE payload/<sha-256>     200: it is discarded, or was never there
 //	GET    checkpoint, tile/…, checkpoints, checkpoints/<size>
@@ -75,7 +79,8 @@
 //
 // The server believes a client when it shows a bearer token or, in the TLS handshake, a key that the server was told of, and
 // then lets it append as the writers that it was told of, what ServerConfig.Check lets pass, and read or discard payloads if
-// it was told so. Whoever is not known is told nothing else, whatever there is; whoever is known, and asks for what is not
+// it was told so. Every client sees the tail, what is durable and not yet published; nobody else does, for the log has not
+// put its name to it. Whoever is not known is told nothing else, whatever there is; whoever is known, and asks for what is not
 // his, likewise. What is public is for everybody. Tokens are kept as digests, compared in constant time, and stand in no log
 // and no error.
 //

@@ -333,6 +333,70 @@ func (g *ledger) crowd(t testing.TB, l tlog.Appender, name string) (stop func())
 	}
 }
 
+// TestWitnessAway cuts connections, and kills the server, while a witness is away without which nothing is published. The
+// leaves are durable, and so their callers are told: at once, and not when the witness is back. Nothing is appended twice.
+func TestWitnessAway(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.cosigner = newCosigner(t)
+	h := s.hook()
+	p := s.start()
+	l := s.client(s.config())
+	var d faultyDialer
+	d.into(l)
+	stop := run(t, l)
+	g := newLedger()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if _, err := g.append(ctx, l, leaf("with the witness")); err != nil {
+		t.Fatal(err)
+	}
+	p.quiet(t)
+	length := int(d.length.Load())
+	s.cosigner.away.Store(true)
+	published := p.log.Stats().Published
+	append := func(name string, leaves ...tlog.Leaf) {
+		t.Helper()
+		if _, err := g.append(ctx, l, leaves...); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	for i, f := range []fault{{sent: -1, read: 0}, {sent: -1, read: 90}, {sent: length / 2}, {sent: -1, read: 1}} {
+		d.next.Store(&f)
+		append(fmt.Sprintf("%+v", f), leaf("cut %d", i), leaf("cut %d, second", i))
+		if d.next.Load() != nil {
+			t.Errorf("%+v: nothing was cut", f)
+		}
+		append("after that", leaf("equal"))
+	}
+	if found := l.Stats().Found; found != 3 {
+		t.Errorf("%d bodies were found; three answers were cut", found)
+	}
+	// The same with load, and with a server that dies when the leaves are durable.
+	for round := range 3 {
+		enough := g.crowd(t, l, fmt.Sprint(round))
+		p.ln.sever()
+		killed := make(chan struct{})
+		kill := once(func() {
+			s.crash(0)
+			h.set(nil, nil)
+			close(killed)
+		})
+		h.set(nil, func([]uint64, error) error { kill(); return nil })
+		<-killed
+		p = s.start()
+		enough()
+	}
+	if now := p.log.Stats().Published; now != published {
+		t.Errorf("%d entries are published without the witness, and %d were with it", now, published)
+	}
+	s.cosigner.away.Store(false)
+	g.verify(t, p)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestServerKilled kills the server at the points where it matters, under load, and starts it again on what the disk has.
 // No call fails.
 func TestServerKilled(t *testing.T) {

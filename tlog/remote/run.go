@@ -15,11 +15,10 @@ import (
 )
 
 const (
-	firstWait  = 50 * time.Millisecond // after the first failure; then twice as long each time
-	longWait   = 5 * time.Second       // at most
-	leaseFor   = 30 * time.Second      // after so long without an index, a lease is taken anew, so that a search need not go back far
-	alongside  = time.Second           // so long what is on its way may go on when a lease is lost
-	publishing = 5 * time.Second       // so long a checkpoint is awaited under one lease
+	firstWait = 50 * time.Millisecond // after the first failure; then twice as long each time
+	longWait  = 5 * time.Second       // at most
+	leaseFor  = 30 * time.Second      // after so long without an index, a lease is taken anew, so that a search need not go back far
+	alongside = time.Second           // so long what is on its way may go on when a lease is lost
 )
 
 // errOpen says what a caller who leaves does not know.
@@ -302,9 +301,8 @@ var errOther = fmt.Errorf("tlog/remote: this is not the log that it was: %w", tl
 //
 //  1. nothing of ours is on its way
 //  2. the lease is taken          the server refuses what still comes under the old one, and has answered for the rest
-//  3. the checkpoint reaches what was durable then
-//  4. the leaves are looked for   between where they could begin and what was durable at 2
-//  5. found: their callers are told. Not found: they are not in the log and will not come; they are appended again
+//  3. the leaves are looked for   between where they could begin and what was durable at 2, published or not
+//  4. found: their callers are told. Not found: they are not in the log and will not come; they are appended again
 func (l *Log) settle(ctx context.Context) error {
 	l.leases.Add(1)
 	g, err := l.takeLease(ctx)
@@ -374,53 +372,23 @@ func (l *Log) seek(ctx context.Context) ([]place, error) {
 		return nil, nil
 	}
 	l.sought.Add(1)
-	size, err := l.await(ctx, until)
-	if err != nil {
-		return nil, err
-	}
 	var seen []place
-	for n := from - from%tlog.TileWidth; n < until; n += tlog.TileWidth {
-		tile := tlog.TileAt(0, n, size)
-		data, err := tlog.ReadTile(ctx, l.URL, tile)
+	for n := from; n < until; {
+		entries, err := l.Tail(ctx, n, 0)
 		if err != nil {
 			return nil, err
 		}
-		hashes, err := tlog.ParseHashes(data, tile.Width)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", tile.Path(), err)
+		if len(entries) == 0 {
+			return nil, fmt.Errorf("%d entries are durable, and %d are shown", until, n)
 		}
-		for i, h := range hashes {
-			if sought[h] {
-				seen = append(seen, place{n + uint64(i), h})
+		for _, entry := range entries {
+			if h := tlog.HashLeaf(entry); sought[h] {
+				seen = append(seen, place{n, h})
 			}
+			n++
 		}
 	}
 	return seen, nil
-}
-
-// await returns the size of a published checkpoint that is at least until. When none comes, the server is to be asked for
-// another lease: it may know why.
-func (l *Log) await(ctx context.Context, until uint64) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, publishing)
-	defer cancel()
-	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
-		signed, err := l.Checkpoint(ctx)
-		var c tlog.Checkpoint
-		if err == nil {
-			c, err = tlog.UnverifiedCheckpoint(signed)
-		}
-		switch {
-		case err == nil && c.Origin != l.cfg.Origin:
-			return 0, fmt.Errorf("%w: it publishes %q", errOther, c.Origin)
-		case err == nil && c.Size >= until:
-			return c.Size, nil
-		case err != nil && !errors.Is(err, tlog.ErrNotFound):
-			return 0, err
-		}
-		if wait(ctx, pause) != nil {
-			return 0, fmt.Errorf("%d entries are durable, and a checkpoint of %d is published", until, c.Size)
-		}
-	}
 }
 
 // in looks for the whole batch, side by side, and sets b.first to where it begins.

@@ -55,6 +55,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 			serving = errors.Is(err, tlog.ErrQuarantine)
 		}
 	}
+	s.end()
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Grace)
 	defer cancel()
 	if srv.Shutdown(grace) != nil {

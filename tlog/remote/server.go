@@ -24,6 +24,7 @@ import (
 type Engine interface {
 	tlog.Appender
 	tlog.Reader
+	tlog.Tailer
 	tlog.Payloads
 	tlog.History
 	// Size returns how many entries are durable, published or not. No entry that is durable before the call has a higher
@@ -38,7 +39,8 @@ type quarantined interface{ Quarantined() error }
 type ServerConfig struct {
 	// Origin is the log's name. A client that wants another log's is told before it appends anything.
 	Origin string
-	// Clients are those who may append, and read and discard payloads. What is public is read by everybody.
+	// Clients are those who may append, and read and discard payloads, and who see what is not published yet. What is public
+	// is read by everybody.
 	Clients []Client
 	// Roots are the authorities that may give clients the names in their certificates. Needed where a client has Names.
 	Roots *x509.CertPool
@@ -87,8 +89,10 @@ type Server struct {
 	cfg     ServerConfig
 	who     *who
 	reads   http.Handler
-	broken  chan struct{} // closed when stopped is set
-	buffers sync.Pool     // of *[]byte, for bodies
+	broken  chan struct{}   // closed when stopped is set
+	ending  context.Context // ends when Run begins to: nobody is kept waiting then
+	end     func()
+	buffers sync.Pool // of *[]byte, for bodies
 
 	// mu guards what follows.
 	mu      sync.Mutex
@@ -124,9 +128,10 @@ func NewServer(e Engine, c ServerConfig) (*Server, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	ending, end := context.WithCancel(context.Background())
 	s := &Server{
 		engine: e, cfg: c, who: w, reads: tiles.Handler(e, tiles.Options{Log: c.Logger}),
-		broken: make(chan struct{}), leases: make(map[string]*lease),
+		broken: make(chan struct{}), ending: ending, end: end, leases: make(map[string]*lease),
 	}
 	return s, nil
 }
@@ -138,7 +143,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.Stall))
 	}
 	path := r.URL.Path
-	if !strings.HasPrefix(path, pathLease) && !strings.HasPrefix(path, pathAppend) && !strings.HasPrefix(path, pathPayload) {
+	if !forClients(path) {
 		s.patience(w, publicBytes)
 		s.reads.ServeHTTP(w, r)
 		return
@@ -152,7 +157,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err == nil {
 		kind := typeText
-		if strings.HasPrefix(path, pathPayload) {
+		if strings.HasPrefix(path, pathPayload) || strings.HasPrefix(path, pathTail) {
 			kind = typeBytes
 		}
 		s.answer(w, http.StatusOK, kind, body)
@@ -178,8 +183,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // do does what an identified client asks.
 func (s *Server) do(c *Client, w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	u := r.URL
-	if u.RawPath != "" || u.RawQuery != "" || u.ForceQuery {
-		return nil, tlog.ErrNotFound // here no path needs an escape, and none has a query
+	index, tails := strings.CutPrefix(u.Path, pathTail)
+	if u.RawPath != "" || u.RawQuery != "" && !tails || u.ForceQuery {
+		return nil, tlog.ErrNotFound // here no path needs an escape, and but for one none has a query
+	}
+	if tails {
+		return s.tail(r, index)
 	}
 	if sum, ok := strings.CutPrefix(u.Path, pathPayload); ok {
 		return s.payload(c, r, sum)
@@ -412,6 +421,29 @@ func nothingAppended(err error) bool {
 		return false // for whatever reason
 	}
 	return errors.Is(err, tlog.ErrBusy) || errors.Is(err, tlog.ErrFull) || errors.Is(err, tlog.ErrTooLarge)
+}
+
+// tail shows what is durable to any client, and waits for it where that is asked for and until Run ends.
+func (s *Server) tail(r *http.Request, index string) ([]byte, error) {
+	from, wait, ok := parseTailPath(index, r.URL.RawQuery)
+	switch {
+	case !ok:
+		return nil, tlog.ErrNotFound
+	case r.Method != http.MethodGet:
+		return nil, fmt.Errorf("%w: a tail is read with GET", ErrRefused)
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(s.ending, cancel)()
+	entries, err := s.engine.Tail(ctx, from, wait)
+	if err != nil && (s.ending.Err() == nil || r.Context().Err() != nil) {
+		return nil, failed(err)
+	}
+	var body []byte
+	for _, e := range entries {
+		body = tlog.AppendBundleEntry(body, e)
+	}
+	return body, nil
 }
 
 func (s *Server) payload(c *Client, r *http.Request, name string) ([]byte, error) {

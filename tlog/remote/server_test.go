@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -124,6 +125,24 @@ func TestWho(t *testing.T) {
 		{"HEAD", payload, want{writes: 403, reads: 400, discards: 403}},
 		{"PUT", payload, want{writes: 403, reads: 400, discards: 403}},
 		{"DELETE", gone, want{writes: 403, reads: 403, discards: 200}},
+		{"GET", "/tail/0", all(200)},
+		{"GET", "/tail/1", all(200)},
+		{"GET", "/tail/1?wait=1", all(200)},
+		{"GET", "/tail/1?wait=0", all(200)},
+		{"GET", "/tail/9223372036854775807", all(200)},
+		{"GET", "/tail/9223372036854775808", all(404)},
+		{"GET", "/tail/", all(404)},
+		{"GET", "/tail/01", all(404)},
+		{"GET", "/tail/-1", all(404)},
+		{"GET", "/tail/0/", all(404)},
+		{"GET", "/tail/%30", all(404)},
+		{"GET", "/tail/0?", all(404)},
+		{"GET", "/tail/0?wait", all(404)},
+		{"GET", "/tail/0?wait=1s", all(404)},
+		{"GET", "/tail/0?wait=1&wait=2", all(404)},
+		{"GET", "/tail/0?x=1", all(404)},
+		{"POST", "/tail/0", all(400)},
+		{"HEAD", "/tail/0", all(400)},
 		{"DELETE", "/payload/x", want{writes: 403, reads: 403, discards: 404}},
 	} {
 		for token, status := range c.want {
@@ -157,7 +176,7 @@ func TestWho(t *testing.T) {
 			}
 		}
 	}
-	for _, path := range []string{"/", "/lease", "/append", "/payload", "/leases/gw-1", "//lease/gw-1", "/x/lease/gw-1"} {
+	for _, path := range []string{"/", "/lease", "/append", "/payload", "/tail", "/leases/gw-1", "//lease/gw-1", "/x/lease/gw-1"} {
 		if r := ask(s, "POST", path, bearer(writes), nil); r.status != 404 && r.status != 405 {
 			t.Errorf("POST %s: %d %q", path, r.status, r.body)
 		}
@@ -179,6 +198,61 @@ func awaitSize(t testing.TB, r tlog.Reader, size uint64) {
 		if time.Now().After(deadline) {
 			t.Fatalf("no checkpoint of %d entries appears", size)
 		}
+	}
+}
+
+// TestTail: what is durable and not published is shown to clients, and to nobody else at any address.
+func TestTail(t *testing.T) {
+	log := tlogtest.Start(t, tlogtest.Config{Manual: true})
+	h := newServer(t, log, everything())
+	server := httptest.NewServer(h)
+	defer server.Close()
+	l, err := New(Config{URL: server.URL, Origin: tlogtest.Origin, Writer: testWriter, Token: plain(testToken)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if entries, err := l.Tail(t.Context(), 0, 0); err != nil || len(entries) > 0 {
+		t.Errorf("the tail of an empty log: %q, %v", entries, err)
+	}
+	if _, err := log.Append(t.Context(), leaf("public")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := log.Publish(); err != nil {
+		t.Fatal(err)
+	}
+	var want [][]byte
+	for i := range 3 {
+		lf := leaf("not public yet, %d", i)
+		if _, err := log.Append(t.Context(), lf); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, lf.Entry)
+	}
+	for from := range want {
+		if got, err := l.Tail(t.Context(), uint64(1+from), time.Minute); err != nil || !slices.EqualFunc(got, want[from:], bytes.Equal) {
+			t.Errorf("the tail from %d on: %q, %v", 1+from, got, err)
+		}
+	}
+	for _, path := range []string{"/tail/0", "/tail/1", "/tail/1?wait=1", "/tile/entries/000", "/tile/entries/000.p/4", "/tile/entries/000.p/1", "/tile/0/000.p/4", "/checkpoint", "/checkpoints"} {
+		for name, head := range map[string]map[string]string{"nobody": nil, "a wrong token": bearer("wrong")} {
+			if r := ask(h, "GET", path, head, nil); strings.Contains(r.body, "not public yet") || strings.HasPrefix(path, "/tail/") && (r.status != 401 || r.body != errUnknownClient.Error()+"\n") {
+				t.Errorf("%s: GET %s: %d %q", name, path, r.status, r.body)
+			}
+		}
+	}
+	other, err := New(Config{URL: server.URL, Origin: tlogtest.Origin, Writer: testWriter, Token: plain("wrong")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if entries, err := other.Tail(t.Context(), 0, 0); !errors.Is(err, ErrDenied) {
+		t.Errorf("with a wrong token: %q, %v", entries, err)
+	}
+	broken := errors.New("bad block")
+	log.Inject(tlogtest.Faults{Tail: func(uint64, [][]byte) ([][]byte, error) { return nil, broken }})
+	if entries, err := l.Tail(t.Context(), 0, 0); !errors.Is(err, errFailed) || strings.Contains(err.Error(), broken.Error()) {
+		t.Errorf("from a disk that cannot be read: %q, %v", entries, err)
 	}
 }
 
@@ -619,6 +693,9 @@ func TestQuarantine(t *testing.T) {
 	}
 	if _, err := l.Payload(ctx, sha256.Sum256(leaf("before").Payload)); err != nil {
 		t.Errorf("a payload: %v", err)
+	}
+	if entries, err := l.Tail(ctx, 0, 0); !errors.Is(err, tlog.ErrQuarantine) {
+		t.Errorf("the tail: %q, %v", entries, err)
 	}
 	if err := l.Discard(ctx, sha256.Sum256(leaf("before").Payload)); !errors.Is(err, tlog.ErrQuarantine) {
 		t.Errorf("Discard: %v", err)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/tallystick/tallystick/tlog"
@@ -24,6 +25,8 @@ const (
 	maxBody    = MaxCall + countLen + MaxAppend*leafHeadLen
 	maxAnswer  = 4096 // bytes of an answer that is no payload
 	maxWords   = 500  // bytes of an error's words that are believed
+	maxTail    = tlog.MaxTailBytes + 2*tlog.MaxTail
+	maxWait    = 20 * time.Second // for a tail
 	maxHead    = 16 << 10
 	drainBytes = batchBytes + 64<<10 // a refused body of so many bytes is read to its end, so that the answer is seen
 )
@@ -33,6 +36,7 @@ const (
 	pathLease   = "/lease/"
 	pathAppend  = "/append/"
 	pathPayload = "/payload/"
+	pathTail    = "/tail/"
 
 	headEpoch   = "Tallystick-Epoch"
 	headVerdict = "Tallystick-Verdict"
@@ -40,6 +44,11 @@ const (
 	typeText    = "text/plain; charset=utf-8"
 	typeBytes   = "application/octet-stream"
 )
+
+// forClients says whether a path is not for everybody.
+func forClients(path string) bool {
+	return strings.HasPrefix(path, pathLease) || strings.HasPrefix(path, pathAppend) || strings.HasPrefix(path, pathPayload) || strings.HasPrefix(path, pathTail)
+}
 
 // What the protocol adds to the errors of package tlog, named after the caller's next move.
 var (
@@ -307,6 +316,41 @@ func hashHeads(hashes []tlog.Hash, b []byte, payloads bool) []tlog.Hash {
 
 // payloadPath returns the path of a payload.
 func payloadPath(sum tlog.Hash) string { return pathPayload + hex.EncodeToString(sum[:]) }
+
+// tailPath returns the path and query of a tail.
+func tailPath(from uint64, wait time.Duration) string {
+	path := pathTail + strconv.FormatUint(from, 10)
+	if ms := wait.Milliseconds(); ms > 0 {
+		path += "?wait=" + strconv.FormatInt(ms, 10)
+	}
+	return path
+}
+
+// parseTailPath reads what stands behind pathTail, and the query. A wait over maxWait is cut to that.
+func parseTailPath(index, query string) (from uint64, wait time.Duration, ok bool) {
+	if from, ok = parseNumber(index); !ok || query == "" {
+		return from, 0, ok
+	}
+	text, ok := strings.CutPrefix(query, "wait=")
+	ms, number := parseNumber(text)
+	return from, time.Duration(min(ms, uint64(maxWait/time.Millisecond))) * time.Millisecond, ok && number
+}
+
+// parseTail reads the answer to who asked for a tail: entries, each behind its length, as in an entry bundle. They alias b.
+func parseTail(b []byte) ([][]byte, error) {
+	var entries [][]byte
+	for len(b) > 0 {
+		if len(b) < 2 {
+			return nil, errors.New("tlog/remote: a tail ends within a length")
+		}
+		n := int(binary.BigEndian.Uint16(b))
+		if b = b[2:]; n == 0 || n > tlog.MaxEntry || n > len(b) || len(entries) == tlog.MaxTail {
+			return nil, fmt.Errorf("tlog/remote: a tail has %d entries, and then one of %d bytes where %d are left", len(entries), n, len(b))
+		}
+		entries, b = append(entries, b[:n:n]), b[n:]
+	}
+	return entries, nil
+}
 
 // parseSum reads the last part of a payload's path.
 func parseSum(s string) (sum tlog.Hash, ok bool) {

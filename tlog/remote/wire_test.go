@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/local"
@@ -180,6 +181,56 @@ func FuzzParseGrant(f *testing.F) {
 			t.Errorf("%+v", g)
 		}
 	})
+}
+
+func FuzzParseTail(f *testing.F) {
+	f.Add([]byte(nil))
+	f.Add([]byte("\x00\x01a\x00\x02bc"))
+	f.Add([]byte("\x00\x00"))
+	f.Add([]byte("\x00"))
+	f.Add([]byte("\x00\x02a"))
+	f.Add(tlog.AppendBundleEntry(nil, make([]byte, tlog.MaxEntry)))
+	f.Add(tlog.AppendBundleEntry(nil, make([]byte, tlog.MaxEntry+1)))
+	f.Add(bytes.Repeat([]byte("\x00\x01a"), tlog.MaxTail))
+	f.Add(bytes.Repeat([]byte("\x00\x01a"), tlog.MaxTail+1))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		entries, err := parseTail(b)
+		if err != nil {
+			return
+		}
+		var again []byte
+		for _, e := range entries {
+			if len(e) == 0 || len(e) > tlog.MaxEntry {
+				t.Errorf("an entry of %d bytes", len(e))
+			}
+			again = tlog.AppendBundleEntry(again, e)
+		}
+		if !bytes.Equal(again, b) || len(entries) > tlog.MaxTail {
+			t.Errorf("%q was read as %d entries, which are written %q", b, len(entries), again)
+		}
+	})
+}
+
+func TestTailPath(t *testing.T) {
+	for _, c := range []struct {
+		from uint64
+		wait time.Duration
+		path string
+		read time.Duration
+	}{
+		{0, 0, "/tail/0", 0},
+		{1<<63 - 1, -time.Second, "/tail/9223372036854775807", 0},
+		{7, time.Microsecond, "/tail/7", 0},
+		{7, 1500 * time.Millisecond, "/tail/7?wait=1500", 1500 * time.Millisecond},
+		{7, 1<<63 - 1, "/tail/7?wait=9223372036854", maxWait},
+	} {
+		path := tailPath(c.from, c.wait)
+		index, query, _ := strings.Cut(strings.TrimPrefix(path, pathTail), "?")
+		from, wait, ok := parseTailPath(index, query)
+		if path != c.path || !ok || from != c.from || wait != c.read {
+			t.Errorf("%d and %v are %s, which is read as %d, %v, %v", c.from, c.wait, path, from, wait, ok)
+		}
+	}
 }
 
 func TestParseFirst(t *testing.T) {

@@ -1,13 +1,19 @@
 package remote
 
 import (
+	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,10 +52,11 @@ func anything(string, []byte) error { return nil }
 // A site is where the log's process runs: a disk, an address, and at times a server. Its client finds it again at the same
 // address after every start.
 type site struct {
-	t      testing.TB
-	addr   string
-	server ServerConfig
-	set    tlogtest.Setting
+	t        testing.TB
+	addr     string
+	server   ServerConfig
+	set      tlogtest.Setting
+	cosigner *cosigner // nil for none
 	// between wraps the engine for the server; nil for no wrapping.
 	between func(*local.Log) Engine
 
@@ -122,10 +129,14 @@ func (s *site) start() *process {
 	}
 	p := &process{anchor: &cutAnchor{Latest: s.set.Latest}, served: make(chan error, 1), ran: make(chan error, 1)}
 	var err error
-	p.log, err = local.Open(s.dir, local.Config{
+	c := local.Config{
 		Origin: s.set.Origin, Signer: s.set.Signer, Verifier: s.set.Verifier, Latest: p.anchor, FS: s.fs,
 		Interval: s.interval, AnchorTimeout: 2 * time.Second, MinFree: -1, Ballast: -1,
-	})
+	}
+	if s.cosigner != nil {
+		c.Cosigner, c.Policy, c.CosignEvery, c.LastWait = s.cosigner, s.cosigner.policy, s.interval, 10*time.Millisecond
+	}
+	p.log, err = local.Open(s.dir, c)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -263,6 +274,40 @@ func run(t testing.TB, l *Log) (stop func() error) {
 	})
 	t.Cleanup(func() { stop() })
 	return stop
+}
+
+// A cosigner is a witness that signs whatever comes, while it is not away, and a policy that publishes nothing without it.
+type cosigner struct {
+	key    *tlog.CosignatureSigner
+	policy *tlog.Policy
+	away   atomic.Bool
+}
+
+func newCosigner(t testing.TB) *cosigner {
+	t.Helper()
+	key, err := tlog.NewCosigner("witness.example/w", ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, vkey := tlogtest.Key(testOrigin)
+	policy, err := tlog.ParsePolicy(fmt.Appendf(nil, "log %s\nwitness w %s\nquorum w\n", vkey, key.VerifierKey()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &cosigner{key: key, policy: policy}
+}
+
+func (w *cosigner) Cosign(_ context.Context, signed []byte, _ func(context.Context, uint64) (tlog.Proof, error)) ([]byte, error) {
+	if w.away.Load() {
+		return nil, errors.New("the witness is away")
+	}
+	text, _, _ := bytes.Cut(signed, []byte("\n\n"))
+	blob, err := w.key.Sign(append(bytes.Clone(text), '\n'))
+	if err != nil {
+		return nil, err
+	}
+	blob = append(binary.BigEndian.AppendUint32(nil, w.key.KeyHash()), blob...)
+	return fmt.Appendf(bytes.Clone(signed), "— %s %s\n", w.key.Name(), base64.StdEncoding.EncodeToString(blob)), nil
 }
 
 // A cutAnchor is an anchor that a process loses touch with.

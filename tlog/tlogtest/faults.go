@@ -24,6 +24,7 @@ type Faults struct {
 	Checkpoint func(signed []byte) ([]byte, error)
 	Tile       func(t tlog.Tile, data []byte) ([]byte, error)
 	Payload    func(sum tlog.Hash, sealed []byte) ([]byte, error)
+	Tail       func(from uint64, entries [][]byte) ([][]byte, error) // where there are any
 }
 
 // Always is a fault of Append: every one answers err.

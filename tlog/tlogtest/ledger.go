@@ -222,9 +222,9 @@ type tree struct {
 	perfect map[[2]uint64]tlog.Hash // roots of perfect trees, by first leaf and number of leaves
 }
 
-func (t *tree) add(entry []byte) {
-	t.leaves = append(t.leaves, sha256.Sum256(append([]byte{0}, entry...)))
-}
+func (t *tree) add(entry []byte) { t.leaves = append(t.leaves, leafHash(entry)) }
+
+func leafHash(entry []byte) tlog.Hash { return sha256.Sum256(append([]byte{0}, entry...)) }
 
 // root is MTH(D[0:n]).
 func (t *tree) root(n uint64) tlog.Hash {

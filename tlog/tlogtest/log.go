@@ -166,6 +166,15 @@ func (l *Log) readable() error {
 	return nil
 }
 
+func (l *Log) quarantined() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if errors.Is(l.down, tlog.ErrQuarantine) {
+		return l.down
+	}
+	return nil
+}
+
 // Append implements tlog.Appender.
 func (l *Log) Append(ctx context.Context, leaves ...tlog.Leaf) ([]uint64, error) {
 	f := l.injected()
@@ -374,6 +383,33 @@ func (l *Log) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 		return f.Tile(t, data)
 	}
 	return data, nil
+}
+
+// Tail implements tlog.Tailer.
+func (l *Log) Tail(ctx context.Context, from uint64, wait time.Duration) ([][]byte, error) {
+	late := time.NewTimer(wait)
+	defer late.Stop()
+	for {
+		if err := errors.Join(ctx.Err(), l.readable(), l.quarantined()); err != nil {
+			return nil, err
+		}
+		entries, more := l.disk.tail(from)
+		if len(entries) > 0 {
+			if f := l.injected(); f.Tail != nil {
+				return f.Tail(from, entries)
+			}
+			return entries, nil
+		}
+		if wait <= 0 {
+			return nil, nil
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+		case <-late.C:
+			return nil, nil
+		}
+	}
 }
 
 // Payload implements tlog.Payloads.

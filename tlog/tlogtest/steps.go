@@ -1,6 +1,7 @@
 package tlogtest
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -46,14 +47,43 @@ func (s *story) append(ctx context.Context, t testing.TB, leaves ...tlog.Leaf) (
 	}
 }
 
-// must appends one group, which has to succeed.
+// must appends one group, which has to succeed. Then the tail has it.
 func (s *story) must(ctx context.Context, t testing.TB, leaves ...tlog.Leaf) []uint64 {
 	t.Helper()
+	last := leaves[len(leaves)-1]
+	last.Entry = bytes.Clone(last.Entry)
 	indices, err := s.append(ctx, t, leaves...)
 	if err != nil {
 		t.Fatalf("Append of %d leaves: %v", len(leaves), err)
 	}
+	at := indices[len(indices)-1]
+	if entries, err := s.log.Tail(ctx, at, 0); err != nil {
+		t.Fatalf("the tail from %d on: %v", at, err)
+	} else if len(entries) == 0 || !bytes.Equal(entries[0], last.Entry) {
+		t.Errorf("the tail does not show entry %d, which was acknowledged", at)
+	}
 	return indices
+}
+
+// follow reads the tail, as one client among many, until ctx ends.
+func (s *story) follow(ctx context.Context, l tlog.Log) {
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		from := uint64(len(s.tailed))
+		s.mu.Unlock()
+		entries, err := l.Tail(ctx, from, 20*time.Millisecond)
+		if err != nil {
+			select { // it may come back
+			case <-ctx.Done():
+			case <-time.After(time.Millisecond):
+			}
+		}
+		s.mu.Lock()
+		for _, e := range entries {
+			s.tailed = append(s.tailed, leafHash(e))
+		}
+		s.mu.Unlock()
+	}
 }
 
 // leaves makes n leaves.
@@ -76,6 +106,9 @@ func (s *story) empty(t testing.TB) {
 		if data, err := s.log.Tile(ctx, tile); !errors.Is(err, tlog.ErrNotFound) {
 			t.Errorf("%s of an empty log: %d bytes, %v", tile.Path(), len(data), err)
 		}
+	}
+	if entries, err := s.log.Tail(ctx, 0, time.Millisecond); err != nil || len(entries) > 0 {
+		t.Errorf("the tail of an empty log: %d entries, %v", len(entries), err)
 	}
 	if _, err := s.log.Payload(ctx, tlog.Hash{1}); !errors.Is(err, tlog.ErrNotFound) {
 		t.Errorf("a payload of an empty log: %v", err)
@@ -130,6 +163,7 @@ func (s *story) crowd(t testing.TB) {
 			}
 		})
 	}
+	watchers.Go(func() { s.follow(watch, s.log) })
 	for w := range 24 {
 		writers.Go(func() {
 			for i := range 12 {
@@ -271,7 +305,9 @@ func (s *story) crash(t testing.TB) {
 		ctx, cancel := context.WithCancel(s.context(t))
 		var acked atomic.Int64
 		enough := make(chan struct{})
-		var writers sync.WaitGroup
+		var writers, follower sync.WaitGroup
+		follow, unfollow := context.WithCancel(ctx)
+		follower.Go(func() { s.follow(follow, s.log) })
 		for w := range 16 {
 			writers.Go(func() {
 				for {
@@ -293,6 +329,8 @@ func (s *story) crash(t testing.TB) {
 		cancel()
 		writers.Wait()
 		s.stop(t) // whatever it says
+		unfollow()
+		follower.Wait()
 		s.open(t)
 		s.verify(t)
 		s.run()

@@ -15,6 +15,7 @@ type Storage struct {
 	mu          sync.Mutex
 	open        bool
 	entries     [][]byte
+	grown       chan struct{} // closed when entries has grown; nil while nobody waits for it
 	levels      [][]tlog.Hash // levels[l][i] is the root of the 256^l leaves from i·256^l
 	edge        []tlog.Hash   // roots of the perfect trees that make up the whole, the largest first
 	payloads    map[tlog.Hash][]byte
@@ -54,6 +55,10 @@ func (s *Storage) size() uint64 {
 func (s *Storage) append(leaves []tlog.Leaf) []uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.grown != nil {
+		close(s.grown)
+		s.grown = nil
+	}
 	indices := make([]uint64, len(leaves))
 	for i, leaf := range leaves {
 		indices[i] = uint64(len(s.entries))
@@ -90,6 +95,26 @@ func (s *Storage) grow(level int, h tlog.Hash) {
 		}
 		s.grow(level+1, hs[0])
 	}
+}
+
+// tail returns what is durable from an index on, as much as one call may, or what is closed when there is more.
+func (s *Storage) tail(from uint64) (entries [][]byte, more <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if from >= uint64(len(s.entries)) {
+		if s.grown == nil {
+			s.grown = make(chan struct{})
+		}
+		return nil, s.grown
+	}
+	sum := 0
+	for _, e := range s.entries[from:] {
+		if sum += len(e); sum > tlog.MaxTailBytes || len(entries) == tlog.MaxTail {
+			break
+		}
+		entries = append(entries, bytes.Clone(e))
+	}
+	return entries, nil
 }
 
 // head returns the size and root of all that is durable.

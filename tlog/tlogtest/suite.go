@@ -8,6 +8,8 @@
 //   - an acknowledged leaf stands at its index, and groups lie side by side, in order, whole or not at all;
 //   - nothing is in the log that was not appended, and nothing that was refused;
 //   - a checkpoint verifies, has the root of the entries, and never shrinks for anyone;
+//   - what is acknowledged is in the tail at once, and what the tail has shown is published later, at its index, whatever
+//     happens in between;
 //   - nothing was signed that the anchor did not remember before.
 package tlogtest
 
@@ -78,6 +80,7 @@ type story struct {
 
 	mu     sync.Mutex
 	newest uint64                        // largest size seen by anyone
+	tailed []tlog.Hash                   // leaf hashes of all that the tail ever showed, from the first entry on
 	seen   map[uint64]tlog.Checkpoint    // everything published that was seen, by size
 	signed map[tlog.Checkpoint]time.Time // everything that was signed
 }

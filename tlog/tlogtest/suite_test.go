@@ -102,6 +102,7 @@ type liar struct {
 	checkpoint func(l *Log, ctx context.Context) ([]byte, error)
 	tile       func(l *Log, ctx context.Context, t tlog.Tile) ([]byte, error)
 	payload    func(l *Log, ctx context.Context, sum tlog.Hash) ([]byte, error)
+	tail       func(l *Log, ctx context.Context, from uint64, wait time.Duration) ([][]byte, error)
 	sizes      func(l *Log, ctx context.Context, after uint64, max int) ([]uint64, error)
 	at         func(l *Log, ctx context.Context, size uint64) ([]byte, error)
 	run        func(l *Log, ctx context.Context) error
@@ -132,6 +133,12 @@ func (f *liar) Payload(ctx context.Context, sum tlog.Hash) ([]byte, error) {
 		return f.payload(f.Log, ctx, sum)
 	}
 	return f.Log.Payload(ctx, sum)
+}
+func (f *liar) Tail(ctx context.Context, from uint64, wait time.Duration) ([][]byte, error) {
+	if f.tail != nil {
+		return f.tail(f.Log, ctx, from, wait)
+	}
+	return f.Log.Tail(ctx, from, wait)
 }
 func (f *liar) Sizes(ctx context.Context, after uint64, max int) ([]uint64, error) {
 	if f.sizes != nil {
@@ -379,6 +386,30 @@ func TestStoryNotices(t *testing.T) {
 			for _, e := range kept {
 				d.append([]tlog.Leaf{{Entry: e}})
 			}
+		}}},
+		{"the tail lacks the newest entry", "first", liar{tail: func(l *Log, ctx context.Context, from uint64, wait time.Duration) ([][]byte, error) {
+			entries, err := l.Tail(ctx, from, wait)
+			if n := len(entries); n > 0 && from+uint64(n) == l.Size() {
+				entries = entries[:n-1]
+			}
+			return entries, err
+		}}},
+		{"the tail shows the wrong entries", "edges", liar{tail: func(l *Log, ctx context.Context, from uint64, wait time.Duration) ([][]byte, error) {
+			entries, err := l.Tail(ctx, from, wait)
+			if len(entries) > 2 {
+				entries[1], entries[2] = entries[2], entries[1]
+			}
+			return entries, err
+		}}},
+		{"the tail shows what is not durable", "crowd", liar{tail: func(l *Log, ctx context.Context, from uint64, wait time.Duration) ([][]byte, error) {
+			entries, err := l.Tail(ctx, from, wait)
+			if from > 0 && wait > 0 {
+				entries = append(entries, []byte("on its way"))
+			}
+			return entries, err
+		}}},
+		{"the tail is shown without end", "first", liar{tail: func(l *Log, ctx context.Context, from uint64, wait time.Duration) ([][]byte, error) {
+			return l.Tail(ctx, min(from, max(l.Size(), 1)-1), wait)
 		}}},
 		{"a payload is lost", "reopen", liar{lost: func(d *Storage) {
 			for sum := range d.payloads {

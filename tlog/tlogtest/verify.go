@@ -30,6 +30,7 @@ func (s *story) verify(t testing.TB) {
 		}
 	}
 	s.verifyEntries(ctx, t, c.Size)
+	s.verifyTail(ctx, t, c.Size)
 	s.verifyHistory(ctx, t, c)
 	s.verifyRoots(ctx, t, c)
 	s.verifyTiles(ctx, t, c.Size)
@@ -61,6 +62,50 @@ func (s *story) verifyEntries(ctx context.Context, t testing.TB, size uint64) {
 				s.tree.add(entry)
 			}
 		}
+	}
+}
+
+// verifyTail compares the tail with what is published of it, and with all that it showed before.
+func (s *story) verifyTail(ctx context.Context, t testing.TB, size uint64) {
+	var all []tlog.Hash
+	for {
+		entries, err := s.log.Tail(ctx, uint64(len(all)), 0)
+		if err != nil {
+			t.Fatalf("the tail from %d on: %v", len(all), err)
+		}
+		if len(entries) == 0 {
+			break
+		}
+		sum := 0
+		for _, e := range entries {
+			all = append(all, leafHash(e))
+			sum += len(e)
+		}
+		if began := s.ledger.begun(); uint64(len(all)) > began {
+			t.Fatalf("the tail shows %d entries where only %d leaves were ever appended", len(all), began)
+		}
+		if len(entries) > tlog.MaxTail || sum > tlog.MaxTailBytes {
+			t.Errorf("one call of Tail returns %d entries of %d bytes", len(entries), sum)
+		}
+	}
+	if uint64(len(all)) < size {
+		t.Fatalf("the tail ends before entry %d, and %d are published", len(all), size)
+	}
+	for i, h := range s.tree.leaves[:size] {
+		if all[i] != h {
+			t.Fatalf("the tail shows another entry %d than is published", i)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, h := range s.tailed {
+		if i >= len(all) || all[i] != h {
+			t.Fatalf("entry %d was shown in the tail, and is not what stands there now, of %d", i, len(all))
+		}
+	}
+	s.tailed = all
+	if entries, err := s.log.Tail(ctx, uint64(len(all))+1000, 0); err != nil || len(entries) > 0 {
+		t.Errorf("the tail from behind the end on: %d entries, %v", len(entries), err)
 	}
 }
 

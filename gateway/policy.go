@@ -35,6 +35,8 @@ type Judgement struct {
 	Failed []string
 	// Approval says who must be asked, where the verdict is Ask.
 	Approval Approval
+	// Quotas are those that the call counts against, where it is not refused. They are the policy's own, and not changed.
+	Quotas []*Quota
 }
 
 // An Approval says whose yes a call needs. The zero value needs one person of any group that may approve at all.

@@ -20,11 +20,13 @@ type Log interface {
 	tlog.Payloads
 }
 
-// Keys opens the data keys of payloads and makes one for the record of each reading.
+// Keys opens the data keys of payloads, makes one for the record of each reading, and can be sealed anew.
 type Keys interface {
 	New(ctx context.Context) (id string, key []byte, err error)
 	// Open returns the key of that name, which whoever asked may clear.
 	Open(ctx context.Context, id string) (key []byte, err error)
+	// Rewrap seals all keys anew, by the newest key above them, and says what it did and what it needs from now on.
+	Rewrap(ctx context.Context) (said string, err error)
 }
 
 // An Asker is who wants to see something, and why. Both must be given.
@@ -73,13 +75,27 @@ func (d *Desk) admit(ctx context.Context, who Asker, session record.ID, what str
 
 // Announce puts on record, as a policy entry, that the log's keys changed: who says so, why, and which keys there are now.
 func (d *Desk) Announce(ctx context.Context, who Asker, keys string) error {
+	return d.change(ctx, who, record.FieldLogKeys, keys)
+}
+
+// Rewrap has the data keys sealed anew, which takes its time and hinders nobody, and returns what [Keys] said of it. That it
+// was begun, by whom and why, goes on record first, as a policy entry.
+func (d *Desk) Rewrap(ctx context.Context, who Asker) (said string, err error) {
+	if err := d.change(ctx, who, "what", "the data keys are sealed anew"); err != nil {
+		return "", err
+	}
+	return d.keys.Rewrap(ctx)
+}
+
+// change writes a policy entry.
+func (d *Desk) change(ctx context.Context, who Asker, field, value string) error {
 	if strings.TrimSpace(who.Name) == "" || strings.TrimSpace(who.Reason) == "" {
 		return ErrNobody
 	}
 	var r record.Record
 	r.Add(record.FieldActor, []byte(who.Name))
 	r.Add(record.FieldReason, []byte(who.Reason))
-	r.Add(record.FieldLogKeys, []byte(keys))
+	r.Add(field, []byte(value))
 	return d.write(ctx, record.Policy, record.ID{}, r)
 }
 

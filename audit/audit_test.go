@@ -23,8 +23,9 @@ import (
 
 // memKeys keeps data keys in memory.
 type memKeys struct {
-	mu   sync.Mutex
-	keys map[string][]byte
+	mu        sync.Mutex
+	keys      map[string][]byte
+	rewrapped int
 }
 
 func (k *memKeys) New(context.Context) (string, []byte, error) {
@@ -35,6 +36,13 @@ func (k *memKeys) New(context.Context) (string, []byte, error) {
 	id := fmt.Sprintf("k%d", len(k.keys))
 	k.keys[id] = key
 	return id, bytes.Clone(key), nil
+}
+
+func (k *memKeys) Rewrap(ctx context.Context) (string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.rewrapped++
+	return "sealed anew", ctx.Err()
 }
 
 func (k *memKeys) Open(_ context.Context, id string) ([]byte, error) {
@@ -280,5 +288,55 @@ func TestHandler(t *testing.T) {
 				t.Error("content was shown")
 			}
 		})
+	}
+}
+
+// The data keys are sealed anew for somebody, for a reason, and not before that is on record.
+func TestRewrap(t *testing.T) {
+	w := newWorld(t)
+	for _, who := range []Asker{{}, {Name: "ann"}, {Reason: "a rotation"}} {
+		if _, err := w.desk.Rewrap(t.Context(), who); !errors.Is(err, ErrNobody) {
+			t.Errorf("%+v: %v", who, err)
+		}
+	}
+	w.log.Inject(tlogtest.Faults{Append: tlogtest.Always(tlog.ErrFull)})
+	if _, err := w.desk.Rewrap(t.Context(), somebody); !errors.Is(err, tlog.ErrFull) {
+		t.Errorf("with a full log: %v", err)
+	}
+	w.log.Inject(tlogtest.Faults{})
+	if w.keys.rewrapped != 0 {
+		t.Fatalf("sealed anew %d times, and nobody stands on record", w.keys.rewrapped)
+	}
+	const token = "op-0123456789abcdef0123"
+	srv := httptest.NewServer(Handler(w.desk, sha256.Sum256([]byte(token)), slog.New(slog.DiscardHandler)))
+	defer srv.Close()
+	for auth, want := range map[string]int{"": 401, "Bearer " + token: 200} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+Prefix+"rewrap", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", auth)
+		req.Header.Set("Tallystick-Actor", somebody.Name)
+		req.Header.Set("Tallystick-Reason", somebody.Reason)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var body bytes.Buffer
+		body.ReadFrom(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != want || (body.String() == "sealed anew") != (want == 200) {
+			t.Errorf("%q: status %d, want %d: %s", auth, resp.StatusCode, want, body.String())
+		}
+	}
+	w.published()
+	policies := 0
+	for _, e := range w.entries() {
+		if e.Kind == record.Policy {
+			policies++
+		}
+	}
+	if w.keys.rewrapped != 1 || policies != 1 {
+		t.Errorf("sealed anew %d times, and on record %d times", w.keys.rewrapped, policies)
 	}
 }

@@ -25,6 +25,7 @@ const maxBody = 64 << 10
 //
 //	GET  /.tallystick/export/SESSION    a bundle
 //	POST /.tallystick/keys              puts on record which keys sign for the log; the body says so
+//	POST /.tallystick/rewrap            has the data keys sealed anew, and answers when that is done
 //
 // The headers Tallystick-Actor and Tallystick-Reason say who asks and why. Everybody who holds the token is an operator; the
 // name that goes on record is the one the operator gives.
@@ -80,6 +81,15 @@ func Handler(d *Desk, token [sha256.Size]byte, log *slog.Logger) http.Handler {
 			return err
 		}
 		w.WriteHeader(http.StatusNoContent)
+		return nil
+	})
+	handle("POST "+Prefix+"rewrap", func(w http.ResponseWriter, req *http.Request, who Asker) error {
+		said, err := d.Rewrap(req.Context(), who)
+		if err != nil {
+			return err
+		}
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		io.WriteString(w, said)
 		return nil
 	})
 	return mux

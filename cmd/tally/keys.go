@@ -18,11 +18,14 @@ func (t *tally) keys(ctx context.Context, args []string) error {
 			return t.keysInit(ctx, args[1:])
 		case "rotate":
 			return t.keysRotate(ctx, args[1:])
+		case "rewrap":
+			return t.keysRewrap(ctx, args[1:])
 		}
 	}
-	fs := t.flags("keys new NAME | new-log ORIGIN FILE | new-kek FILE | init | rotate", `Makes a key: for a caller or a gateway, for a log, or to wrap data keys.
+	fs := t.flags("keys new NAME | new-log ORIGIN FILE | new-kek FILE | init | rotate | rewrap", `Makes a key: for a caller or a gateway, for a log, or to wrap data keys.
 A caller's key is printed once and kept nowhere; its hash goes into the configuration.
-'keys init' sets up a log's keys in Vault, 'keys rotate' gives a log another key; --help tells more of each.`)
+'keys init' sets up a log's keys in Vault, 'keys rotate' gives a log another key, 'keys rewrap'
+seals data keys anew; --help tells more of each.`)
 	mldsa := fs.Bool("ml-dsa", false, "a log's further key, ML-DSA-44, which signs beside its first")
 	rest, err := parse(fs, args, 1, 3)
 	if err != nil {

@@ -32,8 +32,8 @@ const usage = `tally records every call to a model in a log that nobody can alte
   tally export SESSION       write a bundle that tally-verify checks without us
   tally export --all         write a static copy of the whole public log
   tally fsck                 read everything that is stored and hash it again
-  tally keys new NAME        make a key for a caller; also new-log, new-kek, and init and rotate
-                             for a log's keys in Vault
+  tally keys new NAME        make a key for a caller; also new-log, new-kek, init and rotate for
+                             a log's keys, and rewrap for data keys
   tally version              say which build this is
 
 'tally COMMAND --help' tells more of each.

@@ -56,7 +56,7 @@ type Vault struct {
 	local *local.Log // Log, where it is in this process
 	vkeys []string   // the log's verifier keys, where it is
 	ring  *ring.Ring // nil where there are no records of our own
-	keys  ring.ByName
+	keys  dataKeys
 	refs  *Keyring
 	pens  []*remote.Log // of writers beside Log's own, where it is in another process
 	// What looks on at a log in this process. The witnesses can change while it runs.
@@ -85,14 +85,18 @@ func openVault(c *config.Config, env Env, refs *Keyring) (*Vault, error) {
 		v.runs = append(v.runs, refs.Runs...)
 		return v, nil
 	}
-	kek, err := refs.KEK()
+	keks, err := refs.KEKs()
 	if err != nil {
 		return nil, errors.Join(err, v.Close())
 	}
-	if v.ring, err = ring.Open(c.DataKeys.Dir, ring.Config{KEK: kek, Logger: env.Logger}); err != nil {
+	rc := ring.Config{KEK: keks[0].Wrapper, Logger: env.Logger}
+	for _, k := range keks[1:] {
+		rc.Former = append(rc.Former, k.Wrapper)
+	}
+	if v.ring, err = ring.Open(c.DataKeys.Dir, rc); err != nil {
 		return nil, errors.Join(err, v.Close())
 	}
-	v.keys = ring.ByName{Ring: v.ring}
+	v.keys = dataKeys{ring.ByName{Ring: v.ring}, keks}
 	v.runs = append(append(v.runs, v.ring.Run), refs.Runs...)
 	return v, nil
 }

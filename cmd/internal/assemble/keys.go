@@ -148,12 +148,29 @@ func (k *Keyring) Anchor() (tlog.Latest, error) {
 	return client.Latest(ref)
 }
 
-// KEK returns what wraps the keys of data keys.
-func (k *Keyring) KEK() (ring.Wrapper, error) {
-	ref, err := k.c.Reference(k.c.DataKeys.KEK)
-	if err != nil {
-		return nil, err
+// A KEK is what wraps the keys of data keys, or did, and where it is.
+type KEK struct {
+	ring.Wrapper
+	Ref keys.Reference
+}
+
+// KEKs returns what wraps the keys of data keys, and then what did before.
+func (k *Keyring) KEKs() (all []KEK, err error) {
+	for _, key := range append([]string{k.c.DataKeys.KEK}, k.c.DataKeys.Former...) {
+		ref, err := k.c.Reference(key)
+		if err != nil {
+			return nil, err
+		}
+		w, err := k.kek(ref)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, KEK{w, ref})
 	}
+	return all, nil
+}
+
+func (k *Keyring) kek(ref keys.Reference) (ring.Wrapper, error) {
 	if ref.Scheme == keys.SchemeFile {
 		return file.LoadKEK(ref.Path)
 	}

@@ -202,6 +202,8 @@ func (c Credential) IsZero() bool { return c == Credential{} }
 type DataKeys struct {
 	Dir string `yaml:"dir"` // the ring's directory
 	KEK string `yaml:"kek"` // the key that wraps them: a file, which `tally keys new-kek` makes, or vault:MOUNT/NAME in a transit engine
+	// Former are keys that wrapped them before kek did. After tally keys rewrap none of them is needed.
+	Former []string `yaml:"former"`
 }
 
 // Gateway is the gateway's part of the file.
@@ -435,10 +437,16 @@ func (c *Config) checkGateway() error {
 	); err != nil {
 		return err
 	}
-	if ref, err := reference(c.DataKeys.KEK, "/"); err != nil {
-		return fmt.Errorf("data_keys.kek: %w", err)
-	} else if ref.Scheme != keys.SchemeFile && ref.Scheme != keys.SchemeVault {
-		return fmt.Errorf("data_keys.kek is %s; data keys are wrapped by a key in a file, or by one in Vault", ref)
+	for i, key := range append([]string{c.DataKeys.KEK}, c.DataKeys.Former...) {
+		name := "data_keys.kek"
+		if i > 0 {
+			name = "data_keys.former"
+		}
+		if ref, err := reference(key, "/"); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		} else if ref.Scheme != keys.SchemeFile && ref.Scheme != keys.SchemeVault {
+			return fmt.Errorf("%s is %s; data keys are wrapped by a key in a file, or by one in Vault", name, ref)
+		}
 	}
 	if err := record.CheckWriter(c.Gateway.ID); err != nil {
 		return fmt.Errorf("gateway.id: %w", err)

@@ -67,6 +67,7 @@ func TestParseRefuses(t *testing.T) {
 		{"an anchor in no engine", "dir:/elsewhere/anchor", "vault:x", "anchor"},
 		{"a key that nobody pinned", "keys/log.key", "vault:transit/log?version=1", "public_key"},
 		{"a key-encryption key in a cloud", "keys/kek.key", "awskms:alias/kek", "data_keys.kek"},
+		{"a former one in a cloud", "kek: keys/kek.key", "kek: keys/kek.key, former: [\"old.key\", \"awskms:alias/kek\"]", "data_keys.former"},
 		{"an origin with a space", "log.example/2026", "log example", "origin"},
 		{"a duration without unit", "90s", "90", "length of time"},
 		{"a negative duration", "90s", "-1s", "length of time"},

@@ -67,14 +67,23 @@ func (l *lowered) in(list []string) bool {
 	return false
 }
 
-// passes says whether a header passes: it is among the usual ones, or the route names it, and it is not one that never
-// does.
+// credentialEnds end the names of headers that bear a credential, whichever family they are of.
+var credentialEnds = []string{"-key", "-token", "-secret", "-authorization", "-cookie", "-credential", "-password"}
+
+// bears says whether a header may bear a credential, by its name.
+func (l *lowered) bears() bool {
+	name := string(l.b[:l.n])
+	return name != "idempotency-key" && slices.ContainsFunc(credentialEnds, func(end string) bool { return strings.HasSuffix(name, end) })
+}
+
+// passes says whether a header passes: it is among the usual ones and bears no credential, or the route names it, and it is
+// not one that never does.
 func passes[T string | []byte](name T, usual, more []string) bool {
 	l, ok := lower(name)
 	if !ok || l.in(never) {
 		return false
 	}
-	return l.in(usual) || slices.ContainsFunc(more, func(m string) bool { return len(m) == l.n && strings.EqualFold(m, string(name)) })
+	return l.in(usual) && !l.bears() || slices.ContainsFunc(more, func(m string) bool { return len(m) == l.n && strings.EqualFold(m, string(name)) })
 }
 
 func returned(name string, more []string) bool { return passes(name, returnedHeaders, more) }

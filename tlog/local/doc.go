@@ -6,8 +6,8 @@
 //   - Append returned: the leaf, its place and every tile it completed are synced to the disk, in one batch with the
 //     leaves of its call, and its index is fixed for ever.
 //   - Nothing is signed that was not read back from the store, hashed again in three ways, and accepted by the anchor
-//     by compare-and-swap. Nothing is shown whose signature was not checked with the pinned key, and, where a policy
-//     is given, that its quorum has not cosigned.
+//     by compare-and-swap. Nothing is published whose signature was not checked with the pinned key, and, where a policy
+//     is given, that its quorum has not cosigned. The tail alone shows what is durable and not published, to those who write.
 //   - After a start nothing new is anchored or signed before the witnesses, where there are any, have been asked what
 //     they last saw.
 //   - A contradiction between the store, the head file, the anchor and what was ever signed ends in quarantine: the

@@ -169,6 +169,8 @@ const (
 	pause = 200 * time.Millisecond
 	// tries is how often the last entry of a boot is tried.
 	tries = 5
+	// lastLook is how long the end of a boot waits to know what earlier ones left open.
+	lastLook = 2 * time.Second
 )
 
 // NewWriter returns a writer with a fresh boot. It writes nothing until Run.
@@ -317,10 +319,11 @@ func (w *Writer) poke() {
 	}
 }
 
-// Run writes the start entry, finds what earlier boots left open, and then writes what is submitted, in order; when ctx
-// ends it writes what was submitted until then and the stop entry, and returns nil. If ctx ends before it has found
-// what was open, it can state nothing about that and ends as a crash would, with what is queued refused. It returns
-// early, with the cause, when the outcome of an append is unknown or the log cannot be read. Call it once.
+// Run writes the start entry, and then what is submitted, in order. Beside that it looks for what earlier boots left open,
+// which it can read once the log has published the start entry; until it knows, there is no heartbeat. When ctx ends it
+// writes what was submitted until then and the stop entry, and returns nil; where it does not know by then what is open,
+// it can state nothing about that, and ends as a crash would, without a stop entry. It returns early, with the cause,
+// when the outcome of an append is unknown or the log cannot be read. Call it once.
 func (w *Writer) Run(ctx context.Context) error {
 	err := w.run(ctx)
 	w.mu.Lock()
@@ -336,7 +339,8 @@ func (w *Writer) Run(ctx context.Context) error {
 }
 
 func (w *Writer) run(ctx context.Context) error {
-	if err := w.begin(ctx); err != nil {
+	begun, err := w.begin(ctx)
+	if err != nil {
 		if ctx.Err() != nil {
 			return nil // a writer that was stopped before it had begun promised nothing
 		}
@@ -344,18 +348,26 @@ func (w *Writer) run(ctx context.Context) error {
 	}
 	// From here on appends are not cut short by ctx: what was taken is seen through.
 	through := context.WithoutCancel(ctx)
-	var beat <-chan time.Time
+	var ticks, beat, again <-chan time.Time // again is when to try a heartbeat again that the log would not take
 	if w.cfg.Heartbeat > 0 {
 		tick := time.NewTicker(w.cfg.Heartbeat)
 		defer tick.Stop()
-		beat = tick.C
+		ticks = tick.C
 	}
-	var again <-chan time.Time // when to try a heartbeat again that the log would not take
+	looked := make(chan sight, 1)
+	look, stop := context.WithCancel(through)
+	var looking sync.WaitGroup
+	looking.Go(func() { looked <- w.look(look, begun) })
+	defer looking.Wait()
+	defer stop()
 	for {
 		var err, refused error
 		select {
 		case <-w.wake:
 			_, err = w.flush(through, "")
+		case s := <-looked:
+			err = w.find(s)
+			beat = ticks // no heartbeat before it could forget what is open
 		case <-beat:
 			refused, err = w.flush(through, Heartbeat)
 			again = nil
@@ -363,7 +375,7 @@ func (w *Writer) run(ctx context.Context) error {
 			refused, err = w.flush(through, Heartbeat)
 			again = nil
 		case <-ctx.Done():
-			return w.end(through)
+			return w.end(through, looked)
 		}
 		if err != nil {
 			return err
@@ -375,36 +387,57 @@ func (w *Writer) run(ctx context.Context) error {
 }
 
 // begin writes the start entry, trying again while the log takes nothing: a gateway that starts beside a full disk
-// comes to life when there is room. Then it finds what is unfinished, before any heartbeat could forget it.
-func (w *Writer) begin(ctx context.Context) error {
-	t := w.start()
+// comes to life when there is room.
+func (w *Writer) begin(ctx context.Context) (*Ticket, error) {
 	for {
+		t := w.start()
 		refused, err := w.append(ctx, []*Ticket{t})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if refused == nil {
-			break
+			w.begun.Store(t)
+			return t, nil
 		}
 		w.refuse(refused)
 		if err := wait(ctx, pause); err != nil {
-			return err
-		}
-		t = w.start()
-	}
-	w.begun.Store(t)
-	if w.cfg.Reader != nil && t.index > 0 {
-		c, err := Await(ctx, w.cfg.Reader, t.index)
-		if err != nil {
-			return err
-		}
-		if w.unfinished, err = FindUnfinished(ctx, w.cfg.Reader, w.cfg.ID, c.Size); err != nil {
-			return fmt.Errorf("look for unfinished sessions: %w", err)
-		}
-		for _, u := range w.unfinished {
-			w.open[u.Session] = u.Index
+			return nil, err
 		}
 	}
+}
+
+// A sight is what a look at earlier boots showed.
+type sight struct {
+	unfinished []Unfinished
+	err        error
+}
+
+// look finds what earlier boots left open. It waits until the log has published the start entry, and nobody waits for
+// it: a log that acknowledges and cannot publish, because its key is out of reach, takes entries all the same.
+func (w *Writer) look(ctx context.Context, begun *Ticket) sight {
+	if w.cfg.Reader == nil || begun.index == 0 {
+		return sight{}
+	}
+	c, err := Await(ctx, w.cfg.Reader, begun.index)
+	if err != nil {
+		return sight{nil, err}
+	}
+	us, err := FindUnfinished(ctx, w.cfg.Reader, w.cfg.ID, c.Size)
+	if err != nil {
+		return sight{nil, fmt.Errorf("look for unfinished sessions: %w", err)}
+	}
+	return sight{slices.DeleteFunc(us, func(u Unfinished) bool { return u.Boot == w.boot }), nil}
+}
+
+// find takes in what a look showed.
+func (w *Writer) find(s sight) error {
+	if s.err != nil {
+		return s.err
+	}
+	for _, u := range s.unfinished {
+		w.open[u.Session] = u.Index
+	}
+	w.unfinished = s.unfinished
 	close(w.found)
 	return nil
 }
@@ -426,8 +459,8 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// end takes nothing more, writes what is queued, and then the stop entry.
-func (w *Writer) end(ctx context.Context) error {
+// end takes nothing more, writes what is queued, and then the stop entry, if it comes to be known in time what is open.
+func (w *Writer) end(ctx context.Context, looked <-chan sight) error {
 	w.mu.Lock()
 	w.ended = tlog.ErrClosed
 	rest := len(w.queue)
@@ -439,6 +472,18 @@ func (w *Writer) end(ctx context.Context) error {
 		w.mu.Lock()
 		rest = len(w.queue)
 		w.mu.Unlock()
+	}
+	select {
+	case <-w.found:
+	default:
+		select {
+		case s := <-looked:
+			if err := w.find(s); err != nil {
+				return err
+			}
+		case <-time.After(lastLook):
+			return nil
+		}
 	}
 	for try := 1; ; try++ {
 		refused, err := w.flush(ctx, Stop)

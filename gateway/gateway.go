@@ -158,6 +158,9 @@ type Config struct {
 	Hosts       []string       // the names callers may use for the gateway; nil for any
 	TLS         *tls.Config    // towards callers; nil for plain HTTP
 	Roots       *x509.CertPool // for certificates of models; nil for the system's
+	// Policy judges calls from the start; nil for none, until SetPolicy gives one.
+	Policy    Policy
+	Approvals Approvals
 	// Linger keeps a call to the model going after its caller left, so that the whole answer is on record. The
 	// default is to cancel it, which saves its cost.
 	Linger bool
@@ -209,6 +212,11 @@ type Gateway struct {
 	identifiers []Identifier // in the order in which they are asked
 	strangers   ration       // of refusals of bad credentials that are on record
 
+	law      atomic.Pointer[inForce] // nil while there is none
+	lawful   chan struct{}           // closed when there is one
+	policing sync.Mutex              // held while another comes into force
+	book     *book
+
 	promiser  ed25519.PrivateKey // of this boot, never on a disk; nil if nothing is promised
 	recent    recent
 	turns     turns
@@ -220,6 +228,9 @@ type Gateway struct {
 	stop     context.CancelCauseFunc
 	silenced context.Context
 	silence  context.CancelFunc
+	// draining ends the waiting for people, when the gateway begins to stop.
+	draining context.Context
+	drained  context.CancelFunc
 
 	late   sync.WaitGroup // in the mode open: responses whose callers have gone on
 	active atomic.Int64   // calls under way
@@ -239,7 +250,7 @@ func New(cfg Config) (*Gateway, error) {
 	if err := cfg.Limits.check(); err != nil {
 		return nil, err
 	}
-	g := &Gateway{cfg: cfg, limits: cfg.Limits.filled(), log: cfg.Logger, spare: make(chan dataKey, spareKeys), strangers: ration{most: strangersAtOnce, pause: strangersPause}}
+	g := &Gateway{cfg: cfg, limits: cfg.Limits.filled(), log: cfg.Logger, spare: make(chan dataKey, spareKeys), lawful: make(chan struct{}), strangers: ration{most: strangersAtOnce, pause: strangersPause}}
 	g.cfg.lastWords = cmp.Or(cfg.lastWords, lastWords)
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
@@ -282,6 +293,11 @@ func New(cfg Config) (*Gateway, error) {
 	g.pools = newPools(cfg.Roots, g.limits)
 	g.stopping, g.stop = context.WithCancelCause(context.Background())
 	g.silenced, g.silence = context.WithCancel(context.Background())
+	g.draining, g.drained = context.WithCancel(context.Background())
+	if err := cfg.Approvals.check(); err != nil {
+		return nil, err
+	}
+	g.book = newBook(g, cfg.Approvals)
 	g.server = &fasthttp.Server{
 		Handler:                       g.handle,
 		ErrorHandler:                  g.unreadable,
@@ -339,7 +355,12 @@ func (g *Gateway) Run(ctx context.Context, ln net.Listener) error {
 		var all sync.WaitGroup
 		all.Go(func() { g.journal.run(pen) })
 		all.Go(func() { g.fetchKeys(pen) })
-		all.Go(func() { g.closeUnfinished(pen) })
+		all.Go(func() { g.enforce(pen) })
+		all.Go(func() { g.book.run(pen) })
+		all.Go(func() {
+			g.closeUnfinished(pen)
+			g.book.follow(pen)
+		})
 		all.Wait()
 	}()
 
@@ -391,6 +412,7 @@ func (g *Gateway) drain(d *door, served chan error, now bool) error {
 	if now {
 		limit = 0
 	}
+	g.drained()
 	g.log.Info("draining", "calls", g.active.Load(), "limit", limit)
 	cut := time.AfterFunc(limit, func() { g.stop(errStopping) })
 	defer cut.Stop()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -72,6 +73,13 @@ func (g *Gateway) answer(ctx *fasthttp.RequestCtx, session record.ID, no *refusa
 		h.Set("Request-Id", id)
 	}
 	switch {
+	case no.code == pendingCode, no.code == usedCode:
+		after := time.Second
+		if no.code == pendingCode {
+			after = comeBack
+		}
+		h.Set("X-Should-Retry", "true")
+		h.Set("Retry-After", strconv.Itoa(int(after.Seconds())))
 	case no.status < 500:
 		h.Set("X-Should-Retry", "false")
 	case no.status == http.StatusServiceUnavailable:

@@ -93,6 +93,8 @@ type Caller struct {
 	Key    string   // the key's own name, where a principal has several
 	SHA256 string   // hex SHA-256 of the key
 	Routes []string // the names of the routes it may use; nil for all
+	Groups []string // what rules know it by, and who asks for approvals
+	Email  string   // by which it is known to be the same person when it logs in otherwise; "" for none
 }
 
 // callers finds a caller by the SHA-256 of the key it shows. That the look-up takes time that depends on the hash tells
@@ -122,7 +124,7 @@ func newCallers(list []Caller, rs routes) (callers, error) {
 		if was := cs[[sha256.Size]byte(sum)]; was != nil {
 			return nil, fmt.Errorf("gateway: the callers %q and %q have the same key", was.Name, c.Name)
 		}
-		cs[[sha256.Size]byte(sum)] = &Principal{Name: c.Name, How: ByKey, Key: c.Key, Routes: c.Routes}
+		cs[[sha256.Size]byte(sum)] = &Principal{Name: c.Name, How: ByKey, Key: c.Key, Routes: c.Routes, Groups: c.Groups, Email: c.Email}
 	}
 	return cs, nil
 }

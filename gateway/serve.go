@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,8 +51,16 @@ func (g *Gateway) own(ctx *fasthttp.RequestCtx) {
 		g.serveReceipt(ctx, name)
 		return
 	}
+	if path == approvalsPath || strings.HasPrefix(path, approvalsPrefix) {
+		g.serveApprovals(ctx, path)
+		return
+	}
+	if name, ok := strings.CutPrefix(path, hooksPrefix); ok {
+		g.serveHook(ctx, name)
+		return
+	}
 	if path != ownPrefix+"health" || !ctx.IsGet() && !ctx.IsHead() {
-		g.answer(ctx, record.ID{}, &refusal{http.StatusNotFound, "unknown_path", "the gateway has no such endpoint; " + ownPrefix + "health tells whether it lives, " + receiptsPrefix + "SESSION gives a receipt"})
+		g.answer(ctx, record.ID{}, &refusal{http.StatusNotFound, "unknown_path", "the gateway has no such endpoint; " + ownPrefix + "health tells whether it lives, " + receiptsPrefix + "SESSION gives a receipt, " + approvalsPath + " says what waits for a yes"})
 		return
 	}
 	if err := g.writer.Broken(); err != nil {
@@ -75,6 +84,16 @@ type call struct {
 	keyName string
 	key     []byte
 
+	facts     Facts
+	judged    bool // by a policy
+	judgement Judgement
+	version   tlog.Hash // of the policy
+	policy    uint64    // the number of its entry
+
+	question *question // what people are asked about the call; nil for nothing
+	mine     bool      // by this session
+	cleared  bool      // the call may be sent
+
 	received time.Time
 	sent     time.Time
 	first    time.Time
@@ -87,9 +106,10 @@ type call struct {
 
 	// request is the request entry on its way; nil while there is none, and in the mode open when it was lost.
 	request *record.Ticket
-	lost    bool // in the mode open: this session will leave no entries
-	ended   bool // its response was drafted: there is no second
-	struck  int  // how often the service credential was struck out
+	last    *record.Ticket // the newest entry of the session before its end, where that is not the request
+	lost    bool           // in the mode open: this session will leave no entries
+	ended   bool           // its response was drafted: there is no second
+	struck  int            // how often the service credential was struck out
 }
 
 // Why a call was ended before the answer was.
@@ -116,8 +136,12 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 		return
 	}
 
-	// 3. Decide: where the call may go.
-	if no := c.decide(ctx); no != nil {
+	// 3. Decide: where the call may go, and by which rules.
+	no := c.decide(ctx)
+	if no == nil {
+		no = c.judge(ctx)
+	}
+	if no != nil {
 		c.refuse(ctx, no)
 		return
 	}
@@ -125,8 +149,12 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 	// From here on the call ends early if its caller leaves, if it takes too long, or if the gateway stops.
 	c.begin(ctx)
 
-	// 5. Record the request. In strict, it is durable when this returns.
-	if err := c.recordRequest(ctx); err != nil {
+	// 4. Ask, if the rules say so: people, and until they have said yes nothing goes on.
+	if c.question != nil {
+		if !c.asking(ctx) {
+			return
+		}
+	} else if err := c.recordRequest(ctx); err != nil { // 5. Record the request. In strict, it is durable when this returns.
 		c.unsent(ctx, err)
 		return
 	}
@@ -192,14 +220,17 @@ func (c *call) decide(ctx *fasthttp.RequestCtx) *refusal {
 	if c.caller.Routes != nil && !slices.Contains(c.caller.Routes, c.route.Name) {
 		return &refusal{http.StatusForbidden, "route_not_allowed", "the key may not use the route " + c.route.Name}
 	}
-	if c.route.API == HTTP || len(ctx.Request.Body()) == 0 || packed(&ctx.Request.Header) {
+	f := &c.facts
+	f.API, f.Path, f.Method, f.Route, f.Size = c.route.API.String(), c.path, c.method, c.route.Name, int64(len(ctx.Request.Body()))
+	if c.route.API == HTTP && !c.g.hasPolicy() {
 		return nil
 	}
-	f := Facts{API: c.route.API.String(), Path: c.path}
-	if err := outlineBody(&f, ctx.Request.Body()); err != nil {
+	if err := f.readBody(ctx.Request.Body(), packed(&ctx.Request.Header)); err != nil {
 		return &refusal{http.StatusBadRequest, "invalid_json", "the body is not JSON of one meaning: " + err.Error()}
 	}
-	c.model = f.Model
+	if c.route.API != HTTP {
+		c.model = f.Model
+	}
 	return nil
 }
 
@@ -209,7 +240,7 @@ func (c *call) refuse(ctx *fasthttp.RequestCtx, no *refusal) {
 	r := c.requestRecord(ctx)
 	r.Add(record.FieldStatus, strconv.AppendInt(nil, int64(no.status), 10))
 	r.Add(record.FieldError, []byte(no.message))
-	d, err := c.draft(record.Entry{Kind: record.Refused, Reason: no.code}, r)
+	d, err := c.draft(record.Entry{Kind: record.Refused, Reason: no.code, Policy: c.policy}, r)
 	if err == nil {
 		var t *record.Ticket
 		if t, err = c.g.writer.Submit(d); err == nil {
@@ -225,7 +256,7 @@ func (c *call) refuse(ctx *fasthttp.RequestCtx, no *refusal) {
 
 // requestRecord is what is known of a call before it is sent.
 func (c *call) requestRecord(ctx *fasthttp.RequestCtx) record.Record {
-	r := make(record.Record, 0, 20)
+	r := make(record.Record, 0, 24)
 	r.Add(record.FieldSession, []byte(c.id.String()))
 	if c.caller != nil {
 		addCaller(&r, c.caller)
@@ -242,6 +273,7 @@ func (c *call) requestRecord(ctx *fasthttp.RequestCtx) record.Record {
 	r.Add(record.FieldTarget, ctx.Request.Header.RequestURI())
 	r.Add(record.FieldHeaders, recordedHead(ctx.Request.Header.RawHeaders()))
 	r.Add(record.FieldTimes, append(appendTime(nil, "received", c.received), '}'))
+	c.addJudgement(&r)
 	r.Add(record.FieldBody, ctx.Request.Body())
 	return r
 }
@@ -268,7 +300,7 @@ func (c *call) draft(e record.Entry, r record.Record) (record.Draft, error) {
 
 // recordRequest puts the request into the log: until it is durable in strict, on its way otherwise.
 func (c *call) recordRequest(ctx *fasthttp.RequestCtx) error {
-	d, err := c.draft(record.Entry{Kind: record.Request}, c.requestRecord(ctx))
+	d, err := c.draft(record.Entry{Kind: record.Request, Policy: c.policy}, c.requestRecord(ctx))
 	if err == nil {
 		c.request, err = c.g.writer.Submit(d)
 	}
@@ -421,7 +453,7 @@ func (c *call) recordResponse(a answered) error {
 	if err != nil {
 		return c.unrecorded(err)
 	}
-	d.After, d.Together = c.request, true
+	d.After, d.Together = cmp.Or(c.last, c.request), true
 	t, err := c.g.writer.Submit(d)
 	if err != nil {
 		return c.unrecorded(err)
@@ -528,7 +560,9 @@ func (c *call) rescue(ctx *fasthttp.RequestCtx) {
 	defer c.over()
 	c.panicked(p)
 	no := fault()
-	if c.request != nil {
+	switch {
+	case c.mine && !c.cleared && c.g.book.leave(c, true): // its end is the question's
+	case c.request != nil:
 		c.recordResponse(answered{status: no.status, body: no.body(c.id), outcome: record.Internal, err: "a fault of the gateway"})
 	}
 	c.g.answer(ctx, c.id, no)

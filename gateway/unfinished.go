@@ -17,6 +17,9 @@ import (
 func (g *Gateway) closeUnfinished(ctx context.Context) {
 	open, err := g.writer.Unfinished(ctx)
 	if err == nil {
+		var asked []record.Unfinished
+		open, asked = askedIn(open)
+		open = append(open, g.book.restoreAll(ctx, asked)...)
 		err = g.closeEach(ctx, open)
 	}
 	switch {
@@ -26,6 +29,18 @@ func (g *Gateway) closeUnfinished(ctx context.Context) {
 	case len(open) > 0:
 		g.log.Info("closed the sessions that an earlier boot left open", "sessions", len(open))
 	}
+}
+
+// askedIn divides what is open into what has to be closed and what people were asked about, and may still decide.
+func askedIn(open []record.Unfinished) (rest, asked []record.Unfinished) {
+	for _, u := range open {
+		if len(u.Entries) > 1 && !u.Uses {
+			asked = append(asked, u)
+		} else {
+			rest = append(rest, u)
+		}
+	}
+	return rest, asked
 }
 
 // closeTogether is how many sessions are closed at once, and closePause how long the log is left alone when it took one

@@ -246,6 +246,11 @@ func (w *world) audit() {
 		switch prev, ok := open[e.Session]; {
 		case e.Kind == record.Request:
 			open[e.Session] = tlog.HashLeaf(b)
+		case e.Kind == record.Approval:
+			if !ok || e.Prev != prev {
+				t.Errorf("entry %d is not behind the one before it of the session %s", i, e.Session)
+			}
+			open[e.Session] = tlog.HashLeaf(b)
 		case e.Kind == record.Response:
 			if !ok || e.Prev != prev {
 				t.Errorf("entry %d ends the session %s, which has not begun or has ended", i, e.Session)

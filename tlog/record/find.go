@@ -61,13 +61,20 @@ type search struct {
 
 // begin returns the first index at which the session may have begun.
 func (s *search) begin(ctx context.Context) (uint64, error) {
+	return Since(ctx, s.Reader, s.Size, s.id.Time())
+}
+
+// Since returns the index, among the first size entries of r, from which on everything lies that was written since a time,
+// as far as the clocks of a log's writers can be trusted to two minutes; size must be that of a published checkpoint.
+func Since(ctx context.Context, r tlog.Reader, size uint64, t time.Time) (uint64, error) {
 	var failed error
-	early := s.id.Time().Add(-clockSlack)
-	from := sort.Search(int(min(s.Size, math.MaxInt)), func(i int) bool {
+	early := t.Add(-clockSlack)
+	tiles := tlog.Tiles{Reader: r, Size: size}
+	from := sort.Search(int(min(size, math.MaxInt)), func(i int) bool {
 		if failed != nil {
 			return true
 		}
-		b, err := s.Entry(ctx, uint64(i))
+		b, err := tiles.Entry(ctx, uint64(i))
 		if err == nil {
 			var e Entry
 			if e, err = ParseEntry(b); err == nil {

@@ -46,6 +46,11 @@ type Unfinished struct {
 	Boot    ID        // of the request
 	Index   uint64    // of the request
 	Leaf    tlog.Hash // of the session's newest entry, which the one that closes it names as Prev
+
+	// Of a session in which people were asked, or which used somebody's yes (FORMAT.md §6.9):
+	Entries []Found // all of its chain, in order; nil for any other session
+	Uses    bool    // it used a yes, so what it asks for may have been sent
+	By      ID      // the session that used the yes that this one got: this one, or another; zero while none did
 }
 
 // FindUnfinished returns the sessions of a writer that lie unfinished among the first size entries, oldest first; size
@@ -55,6 +60,8 @@ type Unfinished struct {
 func FindUnfinished(ctx context.Context, r tlog.Reader, writer string, size uint64) ([]Unfinished, error) {
 	ended := make(map[ID]bool)
 	newest := make(map[ID]tlog.Hash)
+	approvals := make(map[ID][]Found) // the newest first
+	uses := make(map[tlog.Hash]ID)    // of a yes, the session that used it first
 	var found []Unfinished
 	floor, bounded := uint64(0), false
 	for end := size; end > floor; {
@@ -74,6 +81,9 @@ func FindUnfinished(ctx context.Context, r tlog.Reader, writer string, size uint
 			if err != nil {
 				return nil, fmt.Errorf("entry %d: %w", index, err)
 			}
+			if e.Kind == Approval && e.Reason == Used {
+				uses[e.Grant] = e.Session // whoever wrote it
+			}
 			if e.By != writer {
 				continue
 			}
@@ -87,9 +97,17 @@ func FindUnfinished(ctx context.Context, r tlog.Reader, writer string, size uint
 				if _, ok := newest[e.Session]; !ok {
 					newest[e.Session] = tlog.HashLeaf(entries[i])
 				}
-				if e.Kind == Request {
-					found = append(found, Unfinished{Session: e.Session, Boot: e.Boot, Index: index, Leaf: newest[e.Session]})
+				f := Found{index, entries[i], e}
+				if e.Kind == Approval {
+					approvals[e.Session] = append(approvals[e.Session], f)
+					continue
 				}
+				u := Unfinished{Session: e.Session, Boot: e.Boot, Index: index, Leaf: newest[e.Session]}
+				if a := approvals[e.Session]; a != nil {
+					u.Entries = append(a, f)
+					slices.Reverse(u.Entries)
+				}
+				found = append(found, u)
 			case Heartbeat, Stop:
 				if bounded {
 					continue
@@ -102,5 +120,16 @@ func FindUnfinished(ctx context.Context, r tlog.Reader, writer string, size uint
 		}
 	}
 	slices.Reverse(found)
+	for i := range found {
+		u := &found[i]
+		for _, f := range u.Entries {
+			switch f.Entry.Reason {
+			case Used:
+				u.Uses = true
+			case Granted, Glass:
+				u.By = uses[tlog.HashLeaf(f.Bytes)]
+			}
+		}
+	}
 	return found, nil
 }

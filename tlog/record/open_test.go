@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -106,6 +108,14 @@ func (w *world) add(i int, k Kind, change func(*Entry)) (uint64, tlog.Hash) {
 	return uint64(len(w.log) - 1), tlog.HashLeaf(b)
 }
 
+func (w *world) found(index uint64) Found {
+	e, err := ParseEntry(w.log[index])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return Found{index, w.log[index], e}
+}
+
 // find looks for what writer i left open, and compares it with the truth.
 func (w *world) find(i int) []Unfinished {
 	w.t.Helper()
@@ -118,7 +128,7 @@ func (w *world) find(i int) []Unfinished {
 		w.t.Fatalf("%s at %d: found %d open, and %d are", w.pens[i].id, len(w.log), len(found), len(w.open[i]))
 	}
 	for j, u := range found {
-		if w.open[i][u.Session] != u {
+		if !reflect.DeepEqual(w.open[i][u.Session], u) {
 			w.t.Fatalf("%s: found %v, and it is %v", w.pens[i].id, u, w.open[i][u.Session])
 		}
 		if j > 0 && found[j-1].Index >= u.Index {
@@ -200,8 +210,38 @@ func (w *world) step() {
 		}
 	case x < 86:
 		if u, ok := any(); ok {
-			_, u.Leaf = w.add(i, Approval, func(e *Entry) { e.Session, e.Prev = u.Session, u.Leaf })
+			if u.Entries == nil {
+				u.Entries = []Found{w.found(u.Index)}
+			}
+			var index uint64
+			index, u.Leaf = w.add(i, Approval, func(e *Entry) {
+				e.Session, e.Prev = u.Session, u.Leaf
+				if w.rnd.IntN(2) == 0 {
+					e.Reason = Granted
+				}
+			})
+			u.Entries = append(slices.Clone(u.Entries), w.found(index))
+			if u.Entries[len(u.Entries)-1].Entry.Reason == Granted {
+				u.By = ID{}
+			}
 			w.open[i][u.Session] = u
+			if u.By.IsZero() && u.Entries[len(u.Entries)-1].Entry.Reason == Granted && w.rnd.IntN(2) == 0 { // and its yes is used, by a session of anybody's
+				for range 2 { // the second is too late
+					k, by := w.rnd.IntN(len(w.pens)), w.id()
+					if w.book[k] == nil {
+						break
+					}
+					used, leaf := w.add(k, Request, func(e *Entry) { e.Session = by })
+					b := Unfinished{Session: by, Boot: w.pens[k].boot, Index: used, Entries: []Found{w.found(used)}, Uses: true}
+					used, b.Leaf = w.add(k, Approval, func(e *Entry) { e.Session, e.Prev, e.Reason, e.Grant = by, leaf, Used, u.Leaf })
+					b.Entries = append(b.Entries, w.found(used))
+					w.open[k][by], w.book[k][by] = b, b.Index
+					if u.By.IsZero() {
+						u.By = by
+					}
+				}
+				w.open[i][u.Session] = u
+			}
 		}
 	case x < 90:
 		id := w.id()

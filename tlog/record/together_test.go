@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tallystick/tallystick/tlog"
@@ -55,4 +56,43 @@ func TestWriterTogether(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// What would be stamped too late is not written, takes no number, and holds nobody up.
+func TestWriterLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := tlogtest.NewLog(t)
+		w, err := NewWriter(WriterConfig{ID: "gw-1", Log: log, Software: "test/1", Mode: "strict", Heartbeat: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		draft := func(before time.Duration) Draft {
+			e := Entry{Kind: Access, Root: tlog.HashLeaf([]byte("root")), Fields: 1, Payload: Sum([]byte("p")), PayloadSize: 1}
+			return Draft{Entry: e, Payload: []byte("p"), Before: time.Now().Add(before)}
+		}
+		var tickets []*Ticket
+		for _, before := range []time.Duration{time.Minute, time.Second, time.Second + time.Microsecond, time.Hour} {
+			k, err := w.Submit(draft(before))
+			if err != nil {
+				t.Fatal(err)
+			}
+			tickets = append(tickets, k)
+		}
+		time.Sleep(time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- w.Run(ctx) }()
+		for i, late := range []bool{false, true, false, false} {
+			if err := tickets[i].Wait(ctx); errors.Is(err, ErrLate) != late || !late && err != nil {
+				t.Errorf("draft %d: %v", i, err)
+			}
+		}
+		if log.Size() != 4 {
+			t.Errorf("%d entries", log.Size())
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }

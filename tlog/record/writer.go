@@ -22,7 +22,13 @@ type Draft struct {
 	// Together says that this entry means nothing without After: where After was lost, it is not written either, and
 	// its ticket says why After was not.
 	Together bool
+	// Before, if it is set, is when the entry would say what is not true any more: where it cannot be stamped earlier than
+	// that, nothing is appended, and its ticket says ErrLate.
+	Before time.Time
 }
+
+// ErrLate is what a ticket says whose entry would have been appended too late; see [Draft.Before].
+var ErrLate = errors.New("record: too late to be recorded")
 
 // A Ticket is a submitted draft on its way into the log.
 type Ticket struct {
@@ -590,6 +596,10 @@ func (w *Writer) append(ctx context.Context, batch []*Ticket) (refused, err erro
 		e.By, e.Boot, e.Seq, e.Prev = w.cfg.ID, w.boot, next, t.prev()
 		if e.Time = stampOf(time.Now()); e.Time.Before(last) {
 			e.Time = last
+		}
+		if before := t.draft.Before; !before.IsZero() && !e.Time.Before(before) {
+			t.settle(ErrLate)
+			continue
 		}
 		switch e.Kind {
 		case Gap:

@@ -1,0 +1,166 @@
+package gateway
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/tallystick/tallystick/tlog/record"
+)
+
+// An inForce is the policy that is in force, and the number of the entry that put it on record; 0 where that has none yet.
+type inForce struct {
+	Policy
+	entry uint64
+}
+
+// errNoPolicy is why a call cannot be judged: the policy is not on record yet.
+var errNoPolicy = errors.New("the policy is not on record yet")
+
+// SetPolicy makes p judge the calls from now on. It is in force when it is on record, with its text, and SetPolicy has
+// returned nil; until then the one before it is. Run must be running. In the mode open a policy that the log does not take is
+// in force all the same, and the requests that it judged name none.
+func (g *Gateway) SetPolicy(ctx context.Context, p Policy) error {
+	g.policing.Lock()
+	defer g.policing.Unlock()
+	version := p.Version()
+	var r record.Record
+	r.Add(record.FieldPolicy, []byte(hex.EncodeToString(version[:])))
+	r.Add(record.FieldRules, p.Text())
+	n, err := g.announce(ctx, r)
+	if err != nil && g.cfg.Mode != Open {
+		return fmt.Errorf("gateway: the policy could not be recorded, so it is not in force: %w", err)
+	}
+	if err != nil {
+		g.log.Error("the policy could not be recorded, and is in force all the same", "err", err)
+	}
+	if g.law.Swap(&inForce{p, n}) == nil {
+		close(g.lawful)
+	}
+	g.log.Info("a policy is in force", "version", hex.EncodeToString(version[:6]), "entry", n)
+	return nil
+}
+
+// announce writes a policy entry and returns its number in the boot.
+func (g *Gateway) announce(ctx context.Context, r record.Record) (uint64, error) {
+	name, key, err := g.cfg.Keys.New(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("data key: %w", err)
+	}
+	defer clear(key)
+	e := record.Entry{Kind: record.Policy, Root: r.Root(), Fields: len(r)}
+	sealed, err := g.coder.Seal(r, key, name, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
+	if err != nil {
+		return 0, err
+	}
+	e.Payload, e.PayloadSize = record.Sum(sealed), int64(len(sealed))
+	t, err := g.writer.Write(ctx, record.Draft{Entry: e, Payload: sealed})
+	if err != nil {
+		return 0, err
+	}
+	written, err := record.ParseEntry(t.Entry())
+	return written.Seq, err
+}
+
+// enforce puts the first policy in force, trying again while the log takes nothing.
+func (g *Gateway) enforce(ctx context.Context) {
+	for g.cfg.Policy != nil && ctx.Err() == nil && g.law.Load() == nil {
+		err := g.SetPolicy(ctx, g.cfg.Policy)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		g.log.Warn("the policy is not on record yet, so no call passes", "err", err)
+		select {
+		case <-time.After(closePause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// hasPolicy says whether calls are judged.
+func (g *Gateway) hasPolicy() bool { return g.cfg.Policy != nil || g.law.Load() != nil }
+
+// lawNow returns the policy in force. A call that comes while the first is on its way into the log waits for it; in the mode
+// open it does not, and is judged by it all the same.
+func (g *Gateway) lawNow() *inForce {
+	if law := g.law.Load(); law != nil {
+		return law
+	}
+	if g.cfg.Mode == Open {
+		return &inForce{g.cfg.Policy, 0}
+	}
+	wait := time.NewTimer(policyWait)
+	defer wait.Stop()
+	select {
+	case <-g.lawful:
+	case <-wait.C:
+	case <-g.draining.Done():
+	}
+	return g.law.Load()
+}
+
+// policyWait is how long a call waits for the first policy to be on record.
+const policyWait = 5 * time.Second
+
+// judge lets the policy decide, and finds what people are to be asked. Nothing is said where there is no policy.
+func (c *call) judge(ctx *fasthttp.RequestCtx) (no *refusal) {
+	if !c.g.hasPolicy() {
+		return nil
+	}
+	law := c.g.lawNow()
+	if law == nil {
+		return unavailable(errNoPolicy)
+	}
+	f := &c.facts
+	f.Caller, f.Now = c.caller, c.received
+	f.Known |= KnownCaller
+	c.policy, c.version = law.entry, law.Version()
+	c.judged = true
+	c.judgement = law.Judge(f)
+	switch c.judgement.Verdict {
+	case Ask:
+		c.question, c.mine, no = c.g.book.enter(c, ctx)
+		return no
+	case Refuse:
+		message := c.judgement.Message
+		if message == "" {
+			message = "the rules of this gateway do not let this call pass"
+		}
+		if c.judgement.Rule != "" {
+			message += " (rule " + c.judgement.Rule + ")"
+		}
+		return &refusal{http.StatusForbidden, "policy_denied", message}
+	}
+	return nil
+}
+
+// addJudgement adds to a request's record what the policy said.
+func (c *call) addJudgement(r *record.Record) {
+	if !c.judged {
+		return
+	}
+	r.Add(record.FieldPolicy, []byte(hex.EncodeToString(c.version[:])))
+	r.Add(record.FieldVerdict, []byte(c.judgement.Verdict.String()))
+	if c.judgement.Rule != "" {
+		r.Add(record.FieldRule, []byte(c.judgement.Rule))
+	}
+	if len(c.judgement.Failed) > 0 {
+		r.Add(record.FieldFailed, []byte(strings.Join(c.judgement.Failed, "\n")))
+	}
+	if len(c.facts.Findings) > 0 {
+		rows := make([][3]any, len(c.facts.Findings))
+		for i, x := range c.facts.Findings {
+			rows[i] = [3]any{x.Kind, x.Rule, x.Count}
+		}
+		if b, err := json.Marshal(rows); err == nil {
+			r.Add(record.FieldFindings, b)
+		}
+	}
+}

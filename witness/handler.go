@@ -8,7 +8,9 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,31 +19,34 @@ import (
 )
 
 // Handler serves the whole protocol at one prefix: POST add-checkpoint, POST sign-subtree if the witness has a key that can,
-// and what MonitorHandler serves. For another prefix than the root of a host, put http.StripPrefix before it. Bodies are
-// bounded; how long a client may take over a request is for the http.Server to say.
+// and what MonitorHandler serves. For another prefix than the root of a host, put http.StripPrefix before it. An address has
+// one spelling; whatever else is asked for is not found, and nobody is sent elsewhere. Bodies are bounded; how long a client
+// may take over a request is for the http.Server to say.
 func (w *Witness) Handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("/add-checkpoint", w.metrics.instrument("add-checkpoint", w.submission(func(r *http.Request, body []byte) ([]byte, error) {
-		return w.addCheckpoint(r.Context(), body)
-	})))
-	for _, k := range w.keys {
-		if k.Subtrees() {
-			mux.Handle("/sign-subtree", w.metrics.instrument("sign-subtree", w.submission(func(_ *http.Request, body []byte) ([]byte, error) {
-				return w.signSubtree(body)
-			})))
-			break
-		}
+	submissions := map[string]http.Handler{
+		"/add-checkpoint": w.metrics.instrument("add-checkpoint", w.submission(func(r *http.Request, body []byte) ([]byte, error) {
+			return w.addCheckpoint(r.Context(), body)
+		})),
 	}
-	mux.Handle("/", w.MonitorHandler())
-	return mux
+	if slices.ContainsFunc(w.keys, func(k witnessKey) bool { return k.Subtrees() }) {
+		submissions["/sign-subtree"] = w.metrics.instrument("sign-subtree", w.submission(func(_ *http.Request, body []byte) ([]byte, error) {
+			return w.signSubtree(body)
+		}))
+	}
+	monitor := w.MonitorHandler()
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		h, ok := submissions[r.URL.EscapedPath()]
+		if !ok {
+			h = monitor
+		}
+		h.ServeHTTP(rw, r)
+	})
 }
 
 // MonitorHandler serves GET <hex SHA-256 of an origin>/checkpoint: the newest checkpoint cosigned of that log, with the log's
 // signatures and ours. It is as new as the last answer, and may be cached for ten seconds.
 func (w *Witness) MonitorHandler() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("/{sum}/checkpoint", w.metrics.instrument("checkpoint", http.HandlerFunc(w.monitor)))
-	return mux
+	return w.metrics.instrument("checkpoint", http.HandlerFunc(w.monitor))
 }
 
 // originSum names a log in the monitoring address.
@@ -51,6 +56,11 @@ func originSum(origin string) string {
 }
 
 func (w *Witness) monitor(rw http.ResponseWriter, r *http.Request) {
+	sum, ok := strings.CutSuffix(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/checkpoint")
+	if !ok || len(sum) != hex.EncodedLen(sha256.Size) {
+		plain(rw, http.StatusNotFound, "there is nothing at this address")
+		return
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		notAllowed(rw, "GET, HEAD")
 		return
@@ -59,7 +69,7 @@ func (w *Witness) monitor(rw http.ResponseWriter, r *http.Request) {
 	h.Set("Access-Control-Allow-Origin", "*") // auditors may sit in a browser
 	h.Set("Cache-Control", "public, max-age=10")
 	w.mu.RLock()
-	l := w.sums[r.PathValue("sum")]
+	l := w.sums[sum]
 	w.mu.RUnlock()
 	var s *seen
 	if l != nil {
@@ -69,8 +79,8 @@ func (w *Witness) monitor(rw http.ResponseWriter, r *http.Request) {
 		plain(rw, http.StatusNotFound, "this witness has cosigned no checkpoint of such a log")
 		return
 	}
-	sum := sha256.Sum256(s.note)
-	etag := `"` + hex.EncodeToString(sum[:16]) + `"`
+	digest := sha256.Sum256(s.note)
+	etag := `"` + hex.EncodeToString(digest[:16]) + `"`
 	h.Set("ETag", etag)
 	if r.Header.Get("If-None-Match") == etag {
 		rw.WriteHeader(http.StatusNotModified)

@@ -111,18 +111,19 @@ func (s *Store) Swap(ctx context.Context, origin string, old, new []byte) error 
 	return d.Swap(ctx, origin, old, new)
 }
 
-// Origins implements State. A file in the place of a checkpoint that is none is passed over here, and found by Load.
-func (s *Store) Origins(context.Context) ([]string, error) {
-	var out []string
+// Origins implements State.
+func (s *Store) Origins(context.Context) (origins []string, damaged []error, err error) {
 	for r, err := range readLogs(s.dir) {
-		if err != nil {
-			return nil, err
-		}
-		if r.Err == nil {
-			out = append(out, r.Checkpoint.Origin)
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case r.Err != nil:
+			damaged = append(damaged, fmt.Errorf("%s: %w", r.Path, r.Err))
+		default:
+			origins = append(origins, r.Checkpoint.Origin)
 		}
 	}
-	return out, nil
+	return origins, damaged, nil
 }
 
 // A Remembered is what a Store remembers of one log, as the file says it: no signature is verified.
@@ -147,7 +148,8 @@ func ReadStore(path string) ([]Remembered, error) {
 	return out, nil
 }
 
-// readLogs reads the files of all logs. After an error there is no more.
+// readLogs reads the files of all logs, and names whatever else lies there: it may be one that was put back into the wrong
+// place. After an error there is no more.
 func readLogs(dir string) iter.Seq2[Remembered, error] {
 	return func(yield func(Remembered, error) bool) {
 		entries, err := os.ReadDir(filepath.Join(dir, "logs"))
@@ -156,16 +158,18 @@ func readLogs(dir string) iter.Seq2[Remembered, error] {
 			return
 		}
 		for _, e := range entries {
-			if !e.IsDir() {
-				continue
-			}
-			r := Remembered{Path: filepath.Join(dir, "logs", e.Name(), e.Name())}
-			r.Signed, err = os.ReadFile(r.Path)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue // the first write of this log did not come to its end
-			}
-			if err == nil {
-				err = r.read(e.Name())
+			r := Remembered{Path: filepath.Join(dir, "logs", e.Name())}
+			if b, hexErr := hex.DecodeString(e.Name()); hexErr != nil || len(b) != sha256.Size || hex.EncodeToString(b) != e.Name() {
+				err = errors.New("it is not the place of a log")
+			} else {
+				r.Path = filepath.Join(r.Path, e.Name())
+				r.Signed, err = os.ReadFile(r.Path)
+				if errors.Is(err, fs.ErrNotExist) {
+					continue // the first write of this log did not come to its end
+				}
+				if err == nil {
+					err = r.read(e.Name())
+				}
 			}
 			if err != nil {
 				r = Remembered{Path: r.Path, Err: err}

@@ -78,8 +78,9 @@ const MaxKeys = 4
 // A State remembers, for each log, the newest checkpoint that was cosigned, as tlog.Latest does, and can say of which.
 type State interface {
 	tlog.Latest
-	// Origins returns the logs of which something is remembered.
-	Origins(ctx context.Context) ([]string, error)
+	// Origins returns the logs of which something is remembered; and, each by its name, what is in their place and cannot be
+	// read. err says that nothing is known of any log.
+	Origins(ctx context.Context) (origins []string, damaged []error, err error)
 }
 
 // Evidence keeps what logs did that they should not have been able to do. An error says that it was not kept.
@@ -192,9 +193,15 @@ func New(ctx context.Context, c Config) (*Witness, error) {
 	if err := w.SetLogs(c.Logs); err != nil {
 		return nil, err
 	}
-	origins, err := c.State.Origins(ctx)
+	origins, damaged, err := c.State.Origins(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("witness: %w", err)
+	}
+	for _, err := range damaged {
+		w.log.Error("part of the state cannot be read, and nothing is cosigned of the log that it is of; put the right one back", "err", err)
+	}
+	if len(origins)+len(damaged) == 0 {
+		w.log.Warn("nothing is remembered of any log, which is right for a new witness; one whose keys have cosigned before is to be stopped, and its state put back")
 	}
 	for _, origin := range append(origins, c.Logs.Origins()...) {
 		w.mu.Lock()

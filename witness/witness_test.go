@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -80,6 +81,7 @@ type memory struct {
 	tlogtest.Latest
 	mu      sync.Mutex
 	origins []string
+	lost    error // what Origins answers
 }
 
 func (m *memory) Swap(ctx context.Context, origin string, old, new []byte) error {
@@ -92,10 +94,10 @@ func (m *memory) Swap(ctx context.Context, origin string, old, new []byte) error
 	return err
 }
 
-func (m *memory) Origins(context.Context) ([]string, error) {
+func (m *memory) Origins(context.Context) ([]string, []error, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Clone(m.origins), nil
+	return slices.Clone(m.origins), nil, m.lost
 }
 
 // noLimits is for tests that ask more often than a log does.
@@ -485,10 +487,31 @@ func TestMethodsAndPaths(t *testing.T) {
 		{"GET", "/", 404, ""},
 		{"POST", "/add-checkpoint/", 404, ""},
 		{"POST", "/add-entries", 404, ""},
+		// Each address has one spelling, and nobody is sent from another to it.
+		{"GET", "/" + sum + "/checkpoint?x", 200, ""},
+		{"GET", "//" + sum + "/checkpoint", 404, ""},
+		{"GET", "/" + sum + "//checkpoint", 404, ""},
+		{"GET", "/./" + sum + "/checkpoint", 404, ""},
+		{"GET", "/x/../" + sum + "/checkpoint", 404, ""},
+		{"GET", "/x/" + sum + "/checkpoint", 404, ""},
+		{"GET", fmt.Sprintf("/%%%x%s/checkpoint", sum[0], sum[1:]), 404, ""},
+		{"GET", "/" + sum + "%2fcheckpoint", 404, ""},
+		{"GET", "/" + sum + "/checkpoint%20", 404, ""},
+		{"GET", "/" + sum[1:] + "/checkpoint", 404, ""},
+		{"GET", "/0" + sum + "/checkpoint", 404, ""},
+		{"GET", "/" + strings.Repeat("x", 64) + "/checkpoint", 404, ""},
+		{"GET", "/" + strings.Repeat("%00", 64) + "/checkpoint", 404, ""},
+		{"GET", "/" + l.origin + "/checkpoint", 404, ""},
+		{"GET", "//checkpoint", 404, ""},
+		{"GET", "/checkpoint", 404, ""},
+		{"POST", "/checkpoint", 404, ""},
+		{"POST", "//add-checkpoint", 404, ""},
+		{"POST", "/%61dd-checkpoint", 404, ""},
+		{"POST", "/x/../add-checkpoint", 404, ""},
 	} {
 		r := request(w.Handler(), c.method, c.path, nil)
-		if r.StatusCode != c.status || r.Header.Get("Allow") != c.allow {
-			t.Errorf("%s %s: %d, allowed %q", c.method, c.path, r.StatusCode, r.Header.Get("Allow"))
+		if r.StatusCode != c.status || r.Header.Get("Allow") != c.allow || r.Header.Get("Location") != "" {
+			t.Errorf("%s %s: %d, allowed %q, sent to %q", c.method, c.path, r.StatusCode, r.Header.Get("Allow"), r.Header.Get("Location"))
 		}
 	}
 	if r := request(w.MonitorHandler(), "POST", "/add-checkpoint", l.body(4, 5)); r.StatusCode != 404 {
@@ -801,6 +824,77 @@ func TestDamagedState(t *testing.T) {
 	}
 }
 
+// What is remembered is said at the start: nothing at all, which may be a state that is missing; and what cannot be read, by
+// its name, of whichever log it is.
+func TestStartSays(t *testing.T) {
+	const nothing = "nothing is remembered of any log"
+	dir := t.TempDir()
+	start := func() string {
+		t.Helper()
+		var said bytes.Buffer
+		store := openStore(t, dir)
+		defer store.Close()
+		w, l := newWitness(t, Config{State: store, Log: slog.New(slog.NewTextHandler(&said, nil))})
+		if status, _ := submit(w, l.body(0, 4)); status == 500 {
+			t.Error("the log itself is refused")
+		}
+		return said.String()
+	}
+	if said := start(); !strings.Contains(said, "level=WARN msg=\""+nothing) {
+		t.Errorf("a new witness says %q", said)
+	}
+	if said := start(); strings.Contains(said, nothing) || strings.Contains(said, "level=ERROR") {
+		t.Errorf("one that goes on says %q", said)
+	}
+	logs := filepath.Join(dir, "logs")
+	sum := originSum("log.example/other")
+	for name, make := range map[string]func(path string) error{
+		sum:                  func(path string) error { return os.WriteFile(path, nil, 0o644) },
+		sum + ".bak":         func(path string) error { return os.Mkdir(path, 0o755) },
+		strings.ToUpper(sum): func(path string) error { return os.Mkdir(path, 0o755) },
+		sum[:62]:             func(path string) error { return os.Mkdir(path, 0o755) },
+		"checkpoint":         func(path string) error { return os.WriteFile(path, nil, 0o644) },
+		originSum("moved"):   func(path string) error { return os.CopyFS(path, os.DirFS(filepath.Join(logs, originSum(testOrigin)))) },
+	} {
+		path := filepath.Join(logs, name)
+		if err := make(path); err != nil {
+			t.Fatal(err)
+		}
+		if name == originSum("moved") {
+			if err := os.Rename(filepath.Join(path, originSum(testOrigin)), filepath.Join(path, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if said := start(); strings.Contains(said, nothing) || !strings.Contains(said, "level=ERROR") || !strings.Contains(said, path) {
+			t.Errorf("with %s there it says %q", name, said)
+		}
+		bad := 0
+		for _, r := range must(ReadStore(dir)) {
+			if r.Err != nil {
+				bad++
+				if !strings.HasPrefix(r.Path, path) || r.Signed != nil || r.Checkpoint.Origin != "" {
+					t.Errorf("%s is read as %+v", name, r)
+				}
+			}
+		}
+		if bad != 1 {
+			t.Errorf("%s: %d places are damaged", name, bad)
+		}
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The only one that there is.
+	if err := os.Truncate(filepath.Join(logs, originSum(testOrigin), originSum(testOrigin)), 0); err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	newWitness(t, Config{State: openStore(t, dir), Logs: new(LogList), Log: slog.New(slog.NewTextHandler(&said, nil))})
+	if strings.Contains(said.String(), nothing) || !strings.Contains(said.String(), originSum(testOrigin)) {
+		t.Errorf("with nothing but a damaged file it says %q", said.String())
+	}
+}
+
 // Two witnesses do not share a directory, and readers do not mind.
 func TestStoreIsOnesOwn(t *testing.T) {
 	dir := t.TempDir()
@@ -1095,11 +1189,12 @@ func TestLogKeys(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	keys := cosigners(t, testWitness)
 	for name, c := range map[string]Config{
-		"no state":      {Keys: keys},
-		"no keys":       {State: new(memory)},
-		"too many keys": {State: new(memory), Keys: slices.Repeat(keys, 3)},
-		"a key twice":   {State: new(memory), Keys: []*tlog.CosignatureSigner{keys[0], keys[0]}},
-		"its own log":   {State: new(memory), Keys: keys, Logs: logList(t, string(logKeyLine(&smallLog{origin: testWitness})))},
+		"no state":          {Keys: keys},
+		"no keys":           {State: new(memory)},
+		"too many keys":     {State: new(memory), Keys: slices.Repeat(keys, 3)},
+		"a key twice":       {State: new(memory), Keys: []*tlog.CosignatureSigner{keys[0], keys[0]}},
+		"no logs to be had": {State: &memory{lost: errors.New("disk on fire")}, Keys: keys},
+		"its own log":       {State: new(memory), Keys: keys, Logs: logList(t, string(logKeyLine(&smallLog{origin: testWitness})))},
 	} {
 		if _, err := New(t.Context(), c); err == nil {
 			t.Errorf("%s: no error", name)

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -50,6 +52,45 @@ func TestStories(t *testing.T) {
 			"concat": concat,
 		},
 	})
+}
+
+// TestBounds: whoever sends slowly, or a long head, does not hold a place for long, at any address.
+func TestBounds(t *testing.T) {
+	h := &house{log: slog.New(slog.DiscardHandler), maxConns: 2}
+	if err := h.add("submit", "127.0.0.1:0", http.NotFoundHandler(), nil); err != nil {
+		t.Fatal(err)
+	}
+	s := h.rooms[0].server
+	for name, limit := range map[string]time.Duration{"head": s.ReadHeaderTimeout, "request": s.ReadTimeout, "answer": s.WriteTimeout, "idle": s.IdleTimeout} {
+		if limit <= 0 || limit > 2*time.Minute {
+			t.Errorf("%s: %v", name, limit)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- h.run(ctx) }()
+	for _, c := range []struct {
+		size, status int
+	}{{1 << 10, 404}, {24 << 10, 431}} {
+		req, err := http.NewRequest("GET", h.rooms[0].url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X", strings.Repeat("x", c.size))
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != c.status {
+			t.Errorf("a head of %d bytes: %d, want %d", c.size, resp.StatusCode, c.status)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
 
 // exits runs a command and wants one exit code: exits 64 tally-witness

@@ -25,6 +25,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -170,13 +171,14 @@ func New(ctx context.Context, c Config) (*Witness, error) {
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
 	}
-	vkeys := make(map[string]bool)
+	names := make(map[string]string) // by type and public key: what an Ed25519 key signs does not say under which name
 	for _, k := range c.Keys {
 		vkey := k.VerifierKey()
-		if vkeys[vkey] {
-			return nil, fmt.Errorf("witness: the key %s+%08x stands twice; name each once", k.Name(), k.KeyHash())
+		parts := strings.SplitN(vkey, "+", 3)
+		if was, ok := names[parts[2]]; ok {
+			return nil, fmt.Errorf("witness: the key of %s stands there again, as that of %s; each key is of one witness, and named once", was, k.Name())
 		}
-		vkeys[vkey] = true
+		names[parts[2]] = k.Name()
 		v, err := tlog.NewCosignatureVerifier(vkey)
 		if err != nil {
 			return nil, fmt.Errorf("witness: %w", err)

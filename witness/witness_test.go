@@ -1192,6 +1192,7 @@ func TestNewRefuses(t *testing.T) {
 		"no state":          {Keys: keys},
 		"no keys":           {State: new(memory)},
 		"too many keys":     {State: new(memory), Keys: slices.Repeat(keys, 3)},
+		"two names":         {State: new(memory), Keys: []*tlog.CosignatureSigner{keys[0], must(tlog.NewCosigner("witness.example/w2", edKey(testWitness)))}},
 		"a key twice":       {State: new(memory), Keys: []*tlog.CosignatureSigner{keys[0], keys[0]}},
 		"no logs to be had": {State: &memory{lost: errors.New("disk on fire")}, Keys: keys},
 		"its own log":       {State: new(memory), Keys: keys, Logs: logList(t, string(logKeyLine(&smallLog{origin: testWitness})))},

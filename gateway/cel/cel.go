@@ -41,7 +41,9 @@ type Policy struct {
 	rules     []*rule            // those that refuse, those that ask, those that allow; each in the text's order
 	routes    map[string][]*rule // for the routes that rules name: of the rules, those that are for that route
 	others    []*rule            // for all other routes
-	views     sync.Pool          // of *view
+	quotas    []*quota
+	always    []*gateway.Quota // the quotas, where all of them are for every call
+	views     sync.Pool        // of *view
 }
 
 var _ gateway.Policy = (*Policy)(nil)
@@ -50,6 +52,13 @@ var _ gateway.Policy = (*Policy)(nil)
 type rule struct {
 	written
 	program programs
+}
+
+// A quota is one, and what it is for.
+type quota struct {
+	gateway.Quota
+	program programs // none for all calls
+	routes  []string // nil for all
 }
 
 // Parse reads a policy. file is its name in mistakes; the policy does not keep it. The error is of all that is wrong with
@@ -64,23 +73,35 @@ func Parse(file string, text []byte, names Names) (*Policy, error) {
 	}
 	d := newDocument(file, text)
 	p := &Policy{text: slices.Clone(text), version: sha256.Sum256(text), routes: make(map[string][]*rule)}
-	var rules []written
-	rules, p.otherwise = d.rules(names)
+	rules, quotas, otherwise := d.policy(names)
+	p.otherwise = otherwise
 	var most uint64
-	for _, w := range rules {
-		if w.when == "" {
-			continue // it was said
-		}
-		r := &rule{written: w}
+	compile := func(w *written) (program programs) {
 		var slips []slip
-		r.program, slips = l.compile(w.when)
+		program, slips = l.compile(w.when)
 		for _, s := range slips {
-			d.slip(&w, s)
+			d.slip(w, s)
 		}
-		if most += r.program.most; most > maxCostOfAll && most-r.program.most <= maxCostOfAll {
-			d.slip(&w, slip{1, 0, fmt.Sprintf("with this one, all rules together could cost more than %d; loop less", maxCostOfAll)})
+		if most += program.most; most > maxCostOfAll && most-program.most <= maxCostOfAll {
+			d.slip(w, slip{1, 0, fmt.Sprintf("with this one, all expressions together could cost more than %d; loop less", maxCostOfAll)})
 		}
-		p.rules = append(p.rules, r)
+		return program
+	}
+	for _, w := range rules {
+		if w.when != "" { // otherwise it was said
+			p.rules = append(p.rules, &rule{written: w, program: compile(&w)})
+		}
+	}
+	for _, w := range quotas {
+		q := &quota{Quota: w.quota, routes: w.routes}
+		if w.when != "" {
+			q.program = compile(&w)
+		}
+		p.quotas = append(p.quotas, q)
+		p.always = append(p.always, &q.Quota)
+	}
+	if slices.ContainsFunc(p.quotas, func(q *quota) bool { return q.program.free != nil || q.routes != nil }) {
+		p.always = nil
 	}
 	if err := d.err(); err != nil {
 		return nil, err

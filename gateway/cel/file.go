@@ -23,24 +23,24 @@ import (
 type Mistake struct {
 	File         string // as it was given
 	Line, Column int    // from 1; a column counts characters
-	Rule         string // its name; "" outside rules
+	In           string // such as "rule no-cards" or "quota everyone"; "" outside of them
 	What         string
 }
 
 func (m *Mistake) Error() string {
-	rule := ""
-	if m.Rule != "" {
-		rule = "rule " + m.Rule + ": "
+	in := ""
+	if m.In != "" {
+		in = m.In + ": "
 	}
-	return fmt.Sprintf("%s:%d:%d: %s%s", m.File, m.Line, m.Column, rule, m.What)
+	return fmt.Sprintf("%s:%d:%d: %s%s", m.File, m.Line, m.Column, in, m.What)
 }
 
 // A document is a policy's text while it is read.
 type document struct {
 	file     string
 	text     string
-	lines    []int // where each begins
-	rule     string
+	lines    []int  // where each begins
+	in       string // what is being read
 	mistakes []*Mistake
 }
 
@@ -55,7 +55,14 @@ func newDocument(file string, text []byte) *document {
 }
 
 func (d *document) mistake(line, column int, format string, args ...any) {
-	d.mistakes = append(d.mistakes, &Mistake{d.file, max(1, line), max(1, column), d.rule, fmt.Sprintf(format, args...)})
+	// YAML's parser has some places a little beside the text.
+	line = min(max(1, line), len(d.lines))
+	end := len(d.text)
+	if line < len(d.lines) {
+		end = d.lines[line] - 1
+	}
+	column = min(max(1, column), utf8.RuneCountInString(d.text[d.lines[line-1]:end])+1)
+	d.mistakes = append(d.mistakes, &Mistake{d.file, line, column, d.in, fmt.Sprintf(format, args...)})
 }
 
 func (d *document) at(n ast.Node, format string, args ...any) {
@@ -99,6 +106,10 @@ func (d *document) root() ast.Node {
 			return nil
 		}
 	}
+	if line := tooDeep(d.text); line > 0 {
+		d.mistake(line, 1, "this is nested deeper than a policy ever is")
+		return nil
+	}
 	f, err := parser.ParseBytes([]byte(d.text), 0)
 	if err != nil {
 		var s *yaml.SyntaxError
@@ -125,6 +136,28 @@ func (d *document) root() ast.Node {
 		return nil
 	}
 	return bodies[0]
+}
+
+// tooDeep is the line in which a text is nested so deeply that YAML's parser would take minutes over it; 0 for none.
+func tooDeep(text string) (line int) {
+	open := 0
+	for l := range strings.SplitSeq(text, "\n") {
+		line++
+		if n := len(l) - len(strings.TrimLeft(l, "-? ")); n > 1000 || strings.Count(l[:n], "-")+strings.Count(l[:n], "?") > 16 {
+			return line
+		}
+		for i := range len(l) {
+			switch l[i] {
+			case '[', '{':
+				if open++; open > 256 {
+					return line
+				}
+			case ']', '}':
+				open = max(0, open-1)
+			}
+		}
+	}
+	return 0
 }
 
 // An entry is one member of a mapping.
@@ -237,8 +270,9 @@ func (d *document) words(n ast.Node, what string) (words []string) {
 	return words
 }
 
-// A written rule is one as it stands in the text.
+// A written rule or quota is one as it stands in the text.
 type written struct {
+	what     string // rule or quota
 	name     string
 	when     string
 	node     ast.Node // of when
@@ -246,17 +280,18 @@ type written struct {
 	message  string
 	approval gateway.Approval
 	routes   []string
+	quota    gateway.Quota
 }
 
-// rules reads the whole document.
-func (d *document) rules(names Names) (rules []written, otherwise written) {
+// policy reads the whole document.
+func (d *document) policy(names Names) (rules, quotas []written, otherwise written) {
 	root := d.root()
 	if root == nil {
-		return nil, otherwise
+		return nil, nil, otherwise
 	}
-	top, ok := d.mapping(root, "a policy", "otherwise", "rules")
+	top, ok := d.mapping(root, "a policy", "otherwise", "rules", "quotas")
 	if !ok {
-		return nil, otherwise
+		return nil, nil, otherwise
 	}
 	if e, ok := top["otherwise"]; !ok {
 		d.mistake(1, 1, "it does not say what becomes of a call to which no rule applies; write `otherwise: refuse`, or ask, or allow")
@@ -268,61 +303,139 @@ func (d *document) rules(names Names) (rules []written, otherwise written) {
 		otherwise.then = d.then(e.value)
 	}
 	if e, ok := top["rules"]; ok {
-		nodes := d.sequence(e.value, "rules")
-		if len(nodes) > maxRules {
-			d.at(nodes[maxRules], "a policy has at most %d rules", maxRules)
-			return nil, otherwise
-		}
-		for _, n := range nodes {
-			if r, ok := d.one(n, names); ok {
-				if i := slices.IndexFunc(rules, func(o written) bool { return o.name == r.name && r.name != "" }); i >= 0 {
-					d.at(n, "another rule is named %s; a name stands in records, and is given once", r.name)
-				}
-				rules = append(rules, r)
-			}
-		}
+		rules = d.each(e.value, "rule", maxRules, func(n ast.Node) (written, bool) { return d.one(n, names) })
 	}
-	return rules, otherwise
+	if e, ok := top["quotas"]; ok {
+		quotas = d.each(e.value, "quota", maxQuotas, func(n ast.Node) (written, bool) { return d.quota(n, names) })
+	}
+	return rules, quotas, otherwise
+}
+
+// each reads a list of what has names.
+func (d *document) each(n ast.Node, what string, most int, read func(ast.Node) (written, bool)) (all []written) {
+	nodes := d.sequence(n, what+"s")
+	if len(nodes) > most {
+		d.at(nodes[most], "a policy has at most %d %ss", most, what)
+		return nil
+	}
+	for _, n := range nodes {
+		w, ok := read(n)
+		d.in = ""
+		if !ok {
+			continue
+		}
+		if slices.ContainsFunc(all, func(o written) bool { return o.name == w.name && w.name != "" }) {
+			d.at(n, "another %s is named %s; a name stands in records, and is given once", what, w.name)
+		}
+		all = append(all, w)
+	}
+	return all
 }
 
 // one reads a rule.
 func (d *document) one(n ast.Node, names Names) (r written, ok bool) {
-	defer func() { d.rule = "" }()
 	entries, ok := d.mapping(n, "a rule", "name", "when", "then", "message", "approval", "routes")
 	if !ok {
 		return r, false
 	}
-	if e, ok := entries["name"]; !ok {
-		d.at(n, "the rule has no name; write `name: no-cards`")
-	} else if s, ok := d.scalar(e.value, "name"); ok {
-		if d.rule = s; !isName(s) {
-			d.rule = ""
-			d.at(e.value, "a rule's name has 1 to %d of a-z, 0-9, '-', '_', '.'", maxName)
-		} else {
-			r.name = s
-		}
-	}
-	if e, ok := entries["when"]; !ok {
+	d.name(&r, n, "rule", entries)
+	if e, ok := entries["when"]; ok {
+		d.condition(&r, e)
+	} else {
 		d.at(n, "it does not say when it applies; write `when: EXPRESSION`, or `when: true` for always")
-	} else if _, list := e.value.(*ast.SequenceNode); list {
-		d.at(e.value, "when is one expression; write `a && b` if all of it must be so, `a || b` if one is enough")
-	} else if s, ok := d.scalar(e.value, "when"); ok {
-		r.when, r.node = s, e.value
 	}
 	d.verdict(&r, n, entries)
-	if e, ok := entries["routes"]; ok {
-		r.routes = d.words(e.value, "routes")
-		for _, route := range r.routes {
-			if names.Routes != nil && !slices.Contains(names.Routes, route) {
-				instead := "one of " + strings.Join(names.Routes, ", ")
-				if near := nearest(route, names.Routes); near != "" {
-					instead = near
-				}
-				d.at(e.value, "there is no route %s; write %s", route, instead)
-			}
-		}
-	}
+	d.forRoutes(&r, names, entries)
 	return r, true
+}
+
+// quota reads a quota.
+func (d *document) quota(n ast.Node, names Names) (w written, ok bool) {
+	entries, ok := d.mapping(n, "a quota", "name", "when", "requests", "tokens", "window", "concurrent", "message", "routes")
+	if !ok {
+		return w, false
+	}
+	d.name(&w, n, "quota", entries)
+	q := &w.quota
+	q.Name = w.name
+	if e, ok := entries["when"]; ok {
+		d.condition(&w, e)
+	}
+	if e, ok := entries["requests"]; ok {
+		q.Requests = d.number(e.value, "requests", "how many calls there are in a window", maxUsed)
+	}
+	if e, ok := entries["tokens"]; ok {
+		q.Tokens = d.number(e.value, "tokens", "how many tokens there are in a window", maxUsed)
+	}
+	if e, ok := entries["concurrent"]; ok {
+		q.Concurrent = d.number(e.value, "concurrent", "how many calls there are at a time", maxUsed)
+	}
+	_, requests := entries["requests"]
+	_, tokens := entries["tokens"]
+	_, concurrent := entries["concurrent"]
+	_, misspelled := entries[""]
+	switch e, windowed := entries["window"]; {
+	case windowed:
+		q.Window = d.duration(e.value, "window", "in what time requests and tokens are counted", time.Second, maxWindow)
+		if !requests && !tokens && !misspelled {
+			d.at(e.key, "calls at a time are not counted in a window; leave it out, or say how many requests or tokens it has")
+		}
+	case requests || tokens:
+		d.at(n, "it does not say in what time; write `window: 1m`, or 1h, or 24h")
+	case !concurrent && !misspelled:
+		d.at(n, "it limits nothing; write `requests: 100`, or tokens, or concurrent")
+	}
+	if e, ok := entries["message"]; ok {
+		q.Message = d.message(e.value)
+	}
+	d.forRoutes(&w, names, entries)
+	return w, true
+}
+
+// name reads a name, for what is said of the rest, too.
+func (d *document) name(w *written, n ast.Node, what string, entries map[string]entry) {
+	e, ok := entries["name"]
+	if !ok {
+		d.at(n, "the %s has no name; write `name: no-cards`", what)
+		return
+	}
+	s, ok := d.scalar(e.value, "name")
+	switch {
+	case !ok:
+	case !isName(s):
+		d.at(e.value, "a %s's name has 1 to %d of a-z, 0-9, '-', '_', '.'", what, maxName)
+	default:
+		w.name, w.what = s, what
+		d.in = what + " " + s
+	}
+}
+
+// condition reads the expression of when.
+func (d *document) condition(w *written, e entry) {
+	if _, list := e.value.(*ast.SequenceNode); list {
+		d.at(e.value, "when is one expression; write `a && b` if all of it must be so, `a || b` if one is enough")
+	} else if s, ok := d.scalar(e.value, "when"); ok {
+		w.when, w.node = s, e.value
+	}
+}
+
+// forRoutes reads which routes it is for.
+func (d *document) forRoutes(w *written, names Names, entries map[string]entry) {
+	e, ok := entries["routes"]
+	if !ok {
+		return
+	}
+	w.routes = d.words(e.value, "routes")
+	for _, route := range w.routes {
+		if names.Routes == nil || slices.Contains(names.Routes, route) {
+			continue
+		}
+		instead := "one of " + strings.Join(names.Routes, ", ")
+		if near := nearest(route, names.Routes); near != "" {
+			instead = near
+		}
+		d.at(e.value, "there is no route %s; write %s", route, instead)
+	}
 }
 
 // isName says whether a rule can be called that.
@@ -358,15 +471,10 @@ func (d *document) verdict(r *written, n ast.Node, entries map[string]entry) {
 	}
 	r.then = d.then(e.value)
 	if e, ok := entries["message"]; ok {
-		s, ok := d.scalar(e.value, "message")
-		switch {
-		case !ok:
-		case r.then == gateway.Allow:
+		if r.then == gateway.Allow {
 			d.at(e.key, "a call that is allowed is told nothing; leave message out")
-		case len(s) > maxMessage || strings.ContainsFunc(s, unicode.IsControl):
-			d.at(e.value, "a message has at most %d bytes, and is one line", maxMessage)
-		default:
-			r.message = s
+		} else {
+			r.message = d.message(e.value)
 		}
 	}
 	if e, ok := entries["approval"]; ok {
@@ -376,6 +484,16 @@ func (d *document) verdict(r *written, n ast.Node, entries map[string]entry) {
 		}
 		r.approval = d.approval(e.value)
 	}
+}
+
+// message reads what callers are told.
+func (d *document) message(n ast.Node) string {
+	s, ok := d.scalar(n, "message")
+	if ok && (len(s) > maxMessage || strings.ContainsFunc(s, unicode.IsControl)) {
+		d.at(n, "a message has at most %d bytes, and is one line", maxMessage)
+		return ""
+	}
+	return s
 }
 
 // approval reads whose yes is needed.
@@ -440,9 +558,9 @@ func (d *document) duration(n ast.Node, name, what string, least, most time.Dura
 // slip turns what is wrong within an expression into what is wrong with the text.
 func (d *document) slip(r *written, s slip) {
 	line, column := d.find(r, s)
-	d.rule = r.name
+	d.in = r.what + " " + r.name
 	d.mistake(line, column, "%s", s.what)
-	d.rule = ""
+	d.in = ""
 }
 
 // find says where a place in an expression is in the text. YAML folds lines and drops indents, but it leaves alone what is
@@ -467,9 +585,11 @@ func (d *document) find(r *written, s slip) (line, column int) {
 			_, n := utf8.DecodeRuneInString(d.text[start:])
 			start += n
 		}
+		if start < len(d.text) && (d.text[start] == '"' || d.text[start] == '\'') {
+			start++
+		}
 	}
-	rest := strings.TrimLeft(d.text[start:], `"'`)
-	start = len(d.text) - len(rest)
+	rest := d.text[start:]
 	expected := []rune(strings.Join(strings.Fields(r.when), ""))
 	n, at := 0, -1
 	for i, c := range rest {

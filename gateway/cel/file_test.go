@@ -18,7 +18,7 @@ var mistakes = []struct{ name, text, want string }{
 	{"bytes that are no text", "otherwise: refuse\n# \xff\n", "2:3: a policy is text in UTF-8"},
 	{"a character that nobody sees", "otherwise: refuse\n#\u202e\n", "2:2: a policy is text"},
 	{"a member that there is not", "otherwise: refuse\nrule: []\n", "2:1: a policy has no \"rule\"; write rules"},
-	{"a member that nobody meant", "otherwise: refuse\nversion: 2\n", "2:1: a policy has no \"version\"; it has otherwise, rules"},
+	{"a member that nobody meant", "otherwise: refuse\nversion: 2\n", "2:1: a policy has no \"version\"; it has otherwise, rules, quotas"},
 	{"a member twice", "otherwise: refuse\notherwise: allow\n", "2:1: "},
 	{"a value from elsewhere", "otherwise: &x refuse\nrules: []\n", "values are written out"},
 
@@ -46,6 +46,15 @@ var mistakes = []struct{ name, text, want string }{
 	{"what YAML takes for a comment", "otherwise: refuse\nrules:\n  - name: a\n    when: request.path == '/a #b'\n    then: ask\n", "it cannot be read here"},
 	{"a truth in other words", "otherwise: refuse\nrules:\n  - name: a\n    when: yes\n    then: ask\n", "4:11: rule a: there is no yes"},
 
+	{"a quota without a name", "otherwise: refuse\nquotas:\n  - {requests: 3, window: 1m}\n", "the quota has no name"},
+	{"a quota without a window", "otherwise: refuse\nquotas:\n  - name: a\n    requests: 3\n", "3:5: quota a: it does not say in what time; write `window: 1m`"},
+	{"a window of nothing", "otherwise: refuse\nquotas:\n  - name: a\n    concurrent: 3\n    window: 1m\n", "5:5: quota a: calls at a time are not counted in a window"},
+	{"a quota that limits nothing", "otherwise: refuse\nquotas:\n  - name: a\n", "3:5: quota a: it limits nothing; write `requests: 100`"},
+	{"a quota's member that there is not", "otherwise: refuse\nquotas:\n  - name: a\n    request: 3\n    window: 1m\n", "4:5: a quota has no \"request\"; write requests"},
+	{"a quota of nothing", "otherwise: refuse\nquotas:\n  - name: a\n    tokens: 0\n    window: 1m\n", "4:13: quota a: tokens is how many tokens there are in a window, from 1 to"},
+	{"a window that is none", "otherwise: refuse\nquotas:\n  - name: a\n    tokens: 5\n    window: month\n", "5:13: quota a: window is in what time requests and tokens are counted, from 1s to 744h0m0s"},
+	{"a quota twice", "otherwise: refuse\nquotas:\n  - {name: a, concurrent: 3}\n  - {name: a, concurrent: 4}\n", "another quota is named a"},
+	{"a quota's expression", "otherwise: refuse\nquotas:\n  - name: a\n    when: \"'x' in caller.group\"\n    concurrent: 3\n", "4:25: quota a: there is no field group; write caller.groups"},
 	{"several at once", "otherwise: no\nrules:\n  - name: a\n    when: request.modle == 'x'\n    then: ask\n  - name: b\n    when: request.size == '3'\n    then: allow\n",
 		"1:12: there is no verdict \"no\"\n4:18: rule a: there is no field modle; write request.model\n7:24: rule b: == compares what is not of one type"},
 	{"in a folded expression", "otherwise: refuse\nrules:\n  - name: a\n    when: >\n      request.stream &&\n      request.siez > 3\n    then: ask\n", "6:14: rule a: there is no field siez; write request.size"},
@@ -91,7 +100,9 @@ func TestLimits(t *testing.T) {
 		{"bytes", "otherwise: refuse\n" + strings.Repeat("#\n", 128<<10), "262162 bytes, and 262144 are the most"},
 		{"characters", policyOf(long), "it is longer than 4096 characters"},
 		{"depth", policyOf(strings.Repeat("!(", 100) + "true" + strings.Repeat(")", 100)), "6:7: rule trap: it is nested deeper than 48"},
-		{"cost of all", rules(300, "request.messages.exists(m, m.role == 'tool' && m.size > 3)"), "all rules together could cost"},
+		{"brackets", "otherwise: " + strings.Repeat("[", 100_000), "p.yaml:1:1: this is nested deeper"},
+		{"dashes", "otherwise: refuse\n" + strings.Repeat("- ", 100_000), "p.yaml:2:1: this is nested deeper"},
+		{"cost of all", rules(300, "request.messages.exists(m, m.role == 'tool' && m.size > 3)"), "all expressions together could cost"},
 	} {
 		_, err := Parse("p.yaml", []byte(row.text), testNames)
 		if err == nil || !strings.Contains(err.Error(), row.want) {

@@ -44,7 +44,8 @@ func (p *Policy) Rules() int {
 //  2. those that ask: the first that applies, or fails, decides
 //  3. unless a rule has failed, those that allow, to the last of them: any could fail
 //
-// Where a rule failed and none that refuses applies, the call is asked about.
+// Where a rule failed and none that refuses applies, the call is asked about. What is not refused counts against all
+// quotas that are for it.
 func (p *Policy) Judge(f *gateway.Facts) gateway.Judgement {
 	if p == nil || p.text == nil {
 		return gateway.Judgement{Verdict: gateway.Refuse}
@@ -54,19 +55,43 @@ func (p *Policy) Judge(f *gateway.Facts) gateway.Judgement {
 		v = new(view)
 	}
 	v.look(f)
-	j := p.judge(v)
-	v.look(nil)
-	p.views.Put(v)
-	return j
-}
-
-func (p *Policy) judge(v *view) (j gateway.Judgement) {
+	defer func() {
+		v.look(nil)
+		p.views.Put(v)
+	}()
 	frame, err := interpreter.NewExecutionFrame(v)
 	if err != nil {
 		return gateway.Judgement{Verdict: gateway.Refuse}
 	}
 	defer frame.Close()
 	much := v.much()
+	j := p.judge(v, frame, much)
+	if j.Verdict != gateway.Refuse {
+		j.Quotas = p.counted(v, frame, much)
+	}
+	return j
+}
+
+// counted are the quotas that a call counts against. One of which that cannot be told is among them.
+func (p *Policy) counted(v *view, frame *interpreter.ExecutionFrame, much bool) (quotas []*gateway.Quota) {
+	if len(p.quotas) == len(p.always) {
+		return p.always
+	}
+	for _, q := range p.quotas {
+		if q.routes != nil && !slices.Contains(q.routes, v.f.Route) {
+			continue
+		}
+		if q.program.free != nil {
+			if applies, err := q.program.eval(v, frame, much); !applies && err == nil {
+				continue
+			}
+		}
+		quotas = append(quotas, &q.Quota)
+	}
+	return quotas
+}
+
+func (p *Policy) judge(v *view, frame *interpreter.ExecutionFrame, much bool) (j gateway.Judgement) {
 	var allows *rule
 	for _, r := range p.of(v.f.Route) {
 		if r.then == gateway.Allow && len(j.Failed) > 0 {
@@ -106,8 +131,8 @@ func (p *Policy) of(route string) []*rule {
 	return p.others
 }
 
-// Failures says why rules cannot be evaluated for a call: of each that Judge would name, and of those behind it, the
-// rule's name and the reason. It is for people who look at a policy; Judge costs less.
+// Failures says why rules and quotas cannot be evaluated for a call: of each that Judge would name, and of those behind it,
+// the name and the reason. It is for people who look at a policy; Judge costs less.
 func (p *Policy) Failures(f *gateway.Facts) (failures []error) {
 	if p == nil {
 		return nil
@@ -117,6 +142,14 @@ func (p *Policy) Failures(f *gateway.Facts) (failures []error) {
 	for _, r := range p.of(f.Route) {
 		if _, err := r.program.eval(v, nil, true); err != nil {
 			failures = append(failures, fmt.Errorf("rule %s: %w", r.name, err))
+		}
+	}
+	for _, q := range p.quotas {
+		if q.program.free == nil || q.routes != nil && !slices.Contains(q.routes, f.Route) {
+			continue
+		}
+		if _, err := q.program.eval(v, nil, true); err != nil {
+			failures = append(failures, fmt.Errorf("quota %s: %w", q.Name, err))
 		}
 	}
 	return failures

@@ -21,6 +21,7 @@ import (
 const (
 	maxText       = 256 << 10 // bytes of a policy
 	maxRules      = 500
+	maxQuotas     = 50
 	maxExpression = 4096 // characters of an expression
 	maxNodes      = 2000 // of an expression, once its macros are expanded
 	maxDepth      = 48   // of an expression
@@ -30,6 +31,8 @@ const (
 	maxPersons    = 20   // that one call can need
 	maxWithin     = 7 * 24 * time.Hour
 	maxHold       = time.Hour // that a call waits; SDKs wait ten minutes
+	maxUsed       = 1_000_000_000_000
+	maxWindow     = 31 * 24 * time.Hour
 
 	// maxCost is what one expression may cost at the most, in CEL's units, of which one is about ten nanoseconds: by its
 	// estimate when a policy is read, and in fact when it is evaluated.

@@ -176,6 +176,48 @@ rules:
 	}
 }
 
+func TestQuotas(t *testing.T) {
+	all := parse(t, "otherwise: allow\nquotas:\n  - {name: a, requests: 10, tokens: 1_000_000, window: 1h, concurrent: 4, message: ask us}\n  - {name: b, concurrent: 9}\n")
+	want := []*gateway.Quota{{Name: "a", Requests: 10, Tokens: 1_000_000, Window: time.Hour, Concurrent: 4, Message: "ask us"}, {Name: "b", Concurrent: 9}}
+	if j := all.Judge(theCall()); !reflect.DeepEqual(j.Quotas, want) {
+		t.Errorf("%+v", j)
+	}
+	some := parse(t, `
+otherwise: ask
+rules:
+  - {name: no, then: refuse, when: request.stream}
+quotas:
+  - {name: mine, concurrent: 1, when: "'dev' in caller.groups"}
+  - {name: theirs, concurrent: 1, when: "'ops' in caller.groups"}
+  - {name: here, concurrent: 1, routes: [main]}
+  - {name: there, concurrent: 1, routes: [other]}
+  - {name: failing, concurrent: 1, when: "has(request.params.n) && request.params.n > 3"}
+  - {name: every, concurrent: 1}
+`)
+	names := func(j gateway.Judgement) string {
+		var names []string
+		for _, q := range j.Quotas {
+			names = append(names, q.Name)
+		}
+		return strings.Join(names, " ")
+	}
+	f := theCall()
+	if got := names(some.Judge(f)); got != "mine here every" {
+		t.Error(got)
+	}
+	f.Params = []gateway.Param{{Name: "n", Value: "many"}}
+	if got := names(some.Judge(f)); got != "mine here failing every" {
+		t.Error(got)
+	}
+	if why := some.Failures(f); len(why) != 1 || !strings.HasPrefix(why[0].Error(), "quota failing: ") {
+		t.Error(why)
+	}
+	f.Stream = true
+	if j := some.Judge(f); j.Verdict != gateway.Refuse || j.Quotas != nil {
+		t.Errorf("%+v", j)
+	}
+}
+
 // Every fact, by expressions that are true of one call, by some that are false of it, and by some that cannot be
 // evaluated, because the fact is not known or the number overflows.
 func TestFacts(t *testing.T) {

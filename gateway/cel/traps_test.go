@@ -113,7 +113,7 @@ func TestTraps(t *testing.T) {
 				t.Errorf("%s\n got %s\nwant %s… %s", row.when, err, want, row.want)
 			}
 			var m *Mistake
-			if !errors.As(err, &m) || m.Rule != "trap" || m.File != "p.yaml" {
+			if !errors.As(err, &m) || m.In != "rule trap" || m.File != "p.yaml" {
 				t.Errorf("%#v", err)
 			}
 		})

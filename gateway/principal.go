@@ -14,6 +14,7 @@ const (
 	ByToken = "token" // a token of the gateway's own, given after a log-in
 	ByOIDC  = "oidc"  // a token of another issuer
 	ByCert  = "cert"  // a client certificate
+	BySAML  = "saml"  // a log-in at an identity provider; at calls it is by the token that was given for it
 )
 
 // A Principal is who calls, in the words of whoever vouches for it. No part of it comes from a header that a caller can write.

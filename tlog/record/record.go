@@ -130,7 +130,7 @@ const (
 	FieldLogKeys  = "log_keys" // which keys sign for the log, and which did before
 	FieldFinish   = "finish"   // the protocol's own end as it was seen
 
-	FieldHow     = "caller.how"     // how the caller was told: key, token, oidc, cert
+	FieldHow     = "caller.how"     // how the caller was told: key, token, oidc, cert, saml
 	FieldIssuer  = "caller.issuer"  // who vouches for the caller
 	FieldSubject = "caller.subject" // as the issuer knows the caller
 	FieldEmail   = "caller.email"   // if the issuer verified it

@@ -49,6 +49,8 @@ var homes = map[string][]string{
 	"golang.org/x/mod":                {"tlog", "tlog/local", "tlog/tlogtest", "keys", "witness", "verify", "cmd"},
 	"filippo.io/mldsa":                {"tlog"},
 	"golang.org/x/text":               {"tlog/record/mask"},
+	"github.com/nyaruka/phonenumbers": {"tlog/record/mask"},
+	"github.com/BurntSushi/toml":      {"tlog/record/mask"}, // the format of rules for secrets
 	"golang.org/x/sys":                {"tlog/local", "tlog/latest", "keys/file", "keys/ring", "witness", "gateway"},
 	"github.com/prometheus":           {"witness", "cmd"},
 	"github.com/coreos/go-oidc":       {"gateway/oidc"},

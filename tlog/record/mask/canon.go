@@ -268,7 +268,7 @@ func escaped(b []byte) bool {
 		if n < 0 {
 			break
 		}
-		if i += n; i+2 < len(b) && hex(b[i+1]) >= 0 && hex(b[i+2]) >= 0 {
+		if i += n; i+2 < len(b) && nibble(b[i+1]) >= 0 && nibble(b[i+2]) >= 0 {
 			return true
 		}
 	}
@@ -299,8 +299,8 @@ func decode(dst, src []byte, us *[]unit) []byte {
 		at, n := len(dst), 0
 		switch src[i] {
 		case '%':
-			if i+2 < len(src) && hex(src[i+1]) >= 0 && hex(src[i+2]) >= 0 {
-				dst = append(dst, byte(hex(src[i+1])<<4|hex(src[i+2])))
+			if i+2 < len(src) && nibble(src[i+1]) >= 0 && nibble(src[i+2]) >= 0 {
+				dst = append(dst, byte(nibble(src[i+1])<<4|nibble(src[i+2])))
 				n = 3
 			}
 		case '&':
@@ -326,7 +326,7 @@ func decode(dst, src []byte, us *[]unit) []byte {
 	return dst
 }
 
-func hex(c byte) int {
+func nibble(c byte) int {
 	switch {
 	case '0' <= c && c <= '9':
 		return int(c - '0')
@@ -344,7 +344,7 @@ func hexes(b []byte, n int) (v rune, ok bool) {
 		return 0, false
 	}
 	for _, c := range b[:n] {
-		d := hex(c)
+		d := nibble(c)
 		if d < 0 {
 			return 0, false
 		}
@@ -428,7 +428,7 @@ func entity(b []byte) (rune, int) {
 	}
 	v, from := rune(0), i
 	for ; i < len(b) && i-from < 8; i++ {
-		d := rune(hex(b[i]))
+		d := rune(nibble(b[i]))
 		if d < 0 || d >= base {
 			break
 		}

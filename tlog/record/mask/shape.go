@@ -20,7 +20,7 @@ const (
 	colon
 	plus
 	comma
-	star // ** of Markdown
+	line
 	mixed
 	usual = space | dash
 )
@@ -28,8 +28,8 @@ const (
 // A shape is one form of a kind's numbers. Separators are taken out, and letters made upper case, before it is compared.
 type shape struct {
 	kind Kind
-	// form has one character for each of the number's: 9 for a digit, A for a letter, * for either, and else the letter or,
-	// for a digit, ( to ) for 0 to 1 and so on as the check knows better. Lower case letters stand for themselves.
+	// form has one character for each of the number's: 9 for a digit, A for a letter, * for either; other digits, and letters
+	// in lower case, stand for themselves.
 	form   string
 	whole  need   // when written without separators
 	parted need   // when written in parts
@@ -47,13 +47,25 @@ var shapes = []shape{
 	{"US_MBI", "9A*9A*9AA99", sure, sure, "434", dash, mbi},
 	{"US_NPI", "9999999999", alone, alone, "433", usual, npi},
 	{"ABA_ROUTING_NUMBER", "999999999", alone, sure, "441", dash, aba},
-	{"MEDICAL_LICENSE", "A*9999999", told, never, "", 0, dea},
+	{"MEDICAL_LICENSE", "A*9999999", alone, never, "", 0, dea},
 
 	{"BR_CPF", "99999999999", alone, sure, "3332", dot | dash | mixed, cpf},
 	{"BR_CNPJ", "99999999999999", alone, sure, "23342", dot | slash | dash | mixed, cnpj},
 	{"MX_CURP", "AAAA999999AAAAAA*9", sure, never, "", 0, curp},
 	{"CA_SIN", "999999999", alone, alone, "333", usual, func(v []byte) bool { return v[0] != '0' && v[0] != '8' && luhn(v) && !same(v) }},
 
+	{"AU_ABN", "99999999999", alone, sure, "2333", space, func(v []byte) bool {
+		return v[0] != '0' && (weighted(v, 10, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19)-10)%89 == 0
+	}},
+	{"AU_ACN", "999999999", alone, alone, "333", space, func(v []byte) bool {
+		return (10-weighted(v, 8, 7, 6, 5, 4, 3, 2, 1)%10)%10 == digit(v[8]) && !same(v)
+	}},
+	{"AU_TFN", "999999999", told, alone, "333", space, func(v []byte) bool {
+		return weighted(v, 1, 4, 3, 7, 5, 8, 6, 9, 10)%11 == 0 && !same(v)
+	}},
+	{"AU_MEDICARE", "9999999999", alone, alone, "451", space, func(v []byte) bool {
+		return '2' <= v[0] && v[0] <= '6' && weighted(v, 1, 3, 7, 9, 1, 3, 7, 9)%10 == digit(v[8])
+	}},
 	{"CN_ID", "99999999999999999*", sure, never, "", 0, resident},
 	{"IN_AADHAAR", "999999999999", alone, alone, "444", usual | colon, aadhaar},
 	{"IN_GSTIN", "99*****9999A*z*", sure, never, "", 0, gstin},
@@ -63,8 +75,8 @@ var shapes = []shape{
 	{"KR_RRN", "9999999999999", alone, sure, "67", dash, func(v []byte) bool { return isDay(v[2:4], v[4:6]) && oneOf(v[6], "1234") && number(v[7:9]) <= 95 }},
 	{"KR_FRN", "9999999999999", alone, sure, "67", dash, func(v []byte) bool { return isDay(v[2:4], v[4:6]) && oneOf(v[6], "5678") }},
 	{"KR_BRN", "9999999999", alone, alone, "325", dash, brn},
-	{"KR_PASSPORT", "A999A9999", told, never, "", 0, func(v []byte) bool { return oneOf(v[0], "MSROD") }},
-	{"KR_PASSPORT", "A99999999", told, never, "", 0, func(v []byte) bool { return oneOf(v[0], "MSROD") }},
+	{"KR_PASSPORT", "A999A9999", alone, never, "", 0, func(v []byte) bool { return oneOf(v[0], "MSROD") }},
+	{"KR_PASSPORT", "A99999999", alone, never, "", 0, func(v []byte) bool { return oneOf(v[0], "MSROD") }},
 	{"KR_DRIVER_LICENSE", "999999999999", told, alone, "2262", usual, func(v []byte) bool { n := number(v[:2]); return 11 <= n && n <= 28 && n != 27 }},
 	{"PH_TIN", "999999999", told, alone, "333", dash, phTIN},
 	{"PH_TIN", "999999999999", told, alone, "3333", dash, phTIN},
@@ -98,7 +110,7 @@ var shapes = []shape{
 	{"ES_NIE", "A9999999A", sure, sure, "81", dash, nie},
 	{"ES_NIF", "99999999A", sure, sure, "81", dash, nif},
 	{"ES_NIF", "9999999A", told, alone, "71", dash, nif},
-	{"ES_PASSPORT", "AAA999999", told, never, "", 0, nil},
+	{"ES_PASSPORT", "AAA999999", alone, never, "", 0, nil},
 	{"IT_FISCAL_CODE", "AAAAAA**A**A***A", sure, never, "", 0, fiscal},
 	{"IT_VAT_CODE", "99999999999", alone, alone, "83", under | space, func(v []byte) bool { return luhn(v) && !same(v) }},
 	{"IT_DRIVER_LICENSE", "u1*******A", alone, never, "", 0, func(v []byte) bool {
@@ -109,11 +121,11 @@ var shapes = []shape{
 		}
 		return true
 	}},
-	{"IT_DRIVER_LICENSE", "AA9999999A", told, never, "", 0, nil},
-	{"IT_IDENTITY_CARD", "AA9999999", told, told, "27", space, nil},
-	{"IT_IDENTITY_CARD", "9999999AA", told, never, "", 0, nil},
-	{"IT_IDENTITY_CARD", "AA99999AA", told, never, "", 0, nil},
-	{"IT_PASSPORT", "AA9999999", told, never, "", 0, nil},
+	{"IT_DRIVER_LICENSE", "AA9999999A", alone, never, "", 0, nil},
+	{"IT_IDENTITY_CARD", "AA9999999", alone, alone, "27", space, nil},
+	{"IT_IDENTITY_CARD", "9999999AA", alone, never, "", 0, nil},
+	{"IT_IDENTITY_CARD", "AA99999AA", alone, never, "", 0, nil},
+	{"IT_PASSPORT", "AA9999999", alone, never, "", 0, nil},
 	{"PL_PESEL", "99999999999", alone, never, "", 0, pesel},
 
 	{"DE_TAX_ID", "99999999999", alone, told, "2333", space, taxID},
@@ -151,24 +163,24 @@ var shapes = []shape{
 	{Passport, "AA9999999", told, never, "", 0, nil},
 	{Passport, "99AA99999", told, never, "", 0, nil},
 
-	{"UK_POSTCODE", "A99AA", told, told, "23", space, postcode},
-	{"UK_POSTCODE", "A999AA", told, told, "33", space, postcode},
-	{"UK_POSTCODE", "A9A9AA", told, told, "33", space, postcode},
-	{"UK_POSTCODE", "AA99AA", told, told, "33", space, postcode},
-	{"UK_POSTCODE", "AA999AA", told, told, "43", space, postcode},
-	{"UK_POSTCODE", "AA9A9AA", told, told, "43", space, postcode},
-	{"UK_VEHICLE_REGISTRATION", "AA99AAA", told, told, "43", usual, func(v []byte) bool { n := number(v[2:4]); return 2 <= n && n <= 29 || 51 <= n && n <= 79 }},
+	{"UK_POSTCODE", "A99AA", alone, sure, "23", space, postcode},
+	{"UK_POSTCODE", "A999AA", alone, sure, "33", space, postcode},
+	{"UK_POSTCODE", "A9A9AA", alone, sure, "33", space, postcode},
+	{"UK_POSTCODE", "AA99AA", alone, sure, "33", space, postcode},
+	{"UK_POSTCODE", "AA999AA", alone, sure, "43", space, postcode},
+	{"UK_POSTCODE", "AA9A9AA", alone, sure, "43", space, postcode},
+	{"UK_VEHICLE_REGISTRATION", "AA99AAA", alone, alone, "43", usual, func(v []byte) bool { n := number(v[2:4]); return 2 <= n && n <= 29 || 51 <= n && n <= 79 }},
 	{"DE_PLZ", "99999", told, never, "", 0, func(v []byte) bool { return string(v) != "01000" && string(v) != "99999" && v[:1][0]+v[1] != '0'+'0' }},
-	{"DE_KFZ", "AAA9999", told, told, "124 214", usual | mixed, nil},
-	{"DE_KFZ", "AAAA9999", told, told, "224 314", usual | mixed, nil},
-	{"DE_HANDELSREGISTER", "hr*99999", told, told, "35", space, nil},
-	{"DE_HANDELSREGISTER", "hr*999999", told, told, "36", space, nil},
-	{"IN_VEHICLE_REGISTRATION", "AA99AA9999", told, told, "2224", usual, nil},
-	{"NG_VEHICLE_REGISTRATION", "AAA999AA", told, told, "35", usual, nil},
-	{"TR_LICENSE_PLATE", "99AAA9999", told, told, "234", usual, plate},
-	{"TR_LICENSE_PLATE", "99AAA999", told, told, "233", usual, plate},
-	{"TR_LICENSE_PLATE", "99AA9999", told, told, "224", usual, plate},
-	{"TR_LICENSE_PLATE", "99AA999", told, told, "223", usual, plate},
+	{"DE_KFZ", "AAA9999", alone, alone, "124 214", usual | mixed, nil},
+	{"DE_KFZ", "AAAA9999", alone, alone, "224 314", usual | mixed, nil},
+	{"DE_HANDELSREGISTER", "hr*99999", alone, alone, "35", space, nil},
+	{"DE_HANDELSREGISTER", "hr*999999", alone, alone, "36", space, nil},
+	{"IN_VEHICLE_REGISTRATION", "AA99AA9999", alone, alone, "2224", usual, nil},
+	{"NG_VEHICLE_REGISTRATION", "AAA999AA", alone, alone, "35", usual, nil},
+	{"TR_LICENSE_PLATE", "99AAA9999", alone, alone, "234", usual, plate},
+	{"TR_LICENSE_PLATE", "99AAA999", alone, alone, "233", usual, plate},
+	{"TR_LICENSE_PLATE", "99AA9999", alone, alone, "224", usual, plate},
+	{"TR_LICENSE_PLATE", "99AA999", alone, alone, "223", usual, plate},
 }
 
 func oneOf(c byte, set string) bool {

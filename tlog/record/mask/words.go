@@ -1,5 +1,7 @@
 package mask
 
+import "fmt"
+
 // A words is an Aho-Corasick automaton over a set of words, whatever their case in ASCII: one step of a table for each
 // byte of the text, and at each byte the words that end there.
 type words struct {
@@ -10,14 +12,27 @@ type words struct {
 	size  []int32    // bytes of each word
 }
 
-// newWords builds the automaton. A word's number is its index; an empty word is never found.
-func newWords(list []string) *words {
+// maxWords is the largest number of words in one automaton.
+const maxWords = 1 << 16
+
+// newWords builds the automaton. A word's number is its index; an empty word is never found. Bytes of alike are taken for its
+// first.
+func newWords(list []string, alike ...byte) (*words, error) {
+	if len(list) > maxWords {
+		return nil, fmt.Errorf("%d words; %d is the most", len(list), maxWords)
+	}
 	w := &words{width: 1, size: make([]int32, len(list))}
+	if len(alike) > 0 { // spaces and what is written for them
+		w.width++
+		for _, c := range alike {
+			w.class[c] = 1
+		}
+	}
 	for i, word := range list {
 		w.size[i] = int32(len(word))
 		for j := range len(word) {
 			if c := lower(word[j]); w.class[c] == 0 {
-				w.class[c] = uint8(w.width)
+				w.class[c] = uint8(w.width) // 256 less the capitals: it fits
 				w.width++
 			}
 		}
@@ -69,7 +84,7 @@ func newWords(list []string) *words {
 			}
 		}
 	}
-	return w
+	return w, nil
 }
 
 // in reports whether any of the words stands in b.

@@ -1,0 +1,313 @@
+package mask
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"slices"
+	"unicode/utf8"
+)
+
+// A scratch is what one search works in. One search after the other has it.
+type scratch struct {
+	m     *Masker
+	spans []span // what was found, in the text's own bytes
+	canon []byte // the canonical forms of what was found
+	found []span // in the layer at hand
+	mac   *maker
+
+	layers [maxLayers]layer
+	near   []hit
+	keys   []hit
+	parts  [maxParts]part
+	form   []byte
+	lens   []byte
+	spare  []byte
+	tried  []int32
+	folds  [maxLayers][]byte
+
+	doc      doc     // of the body at hand
+	inside   doc     // of JSON in one of its strings
+	one      channel // of a string by itself
+	channels map[string]*channel
+	key      []byte
+	masks    []byte
+	edits    []edit
+	grown    []grown
+	shadows  [][2]int // arrays that say again what a piece says
+	findings Findings
+	most     int // length of the longest body since the last wipe
+}
+
+// A layer is a text a little plainer than the one below it.
+type layer struct {
+	decoded []byte
+	us, fs  []unit // of decoded over the layer below, and of what is folded over decoded
+}
+
+const (
+	maxLayers = 5 // the first only folds, each of the others undoes one level of escapes
+	maxDepth  = 3 // encodings within encodings
+)
+
+// search finds what is in text[from:to]; what is around it is its context. It appends to s.spans, in order and without overlaps.
+func (s *scratch) search(text []byte, from, to int, free bool, depth int) {
+	base := len(s.spans)
+	b := text
+	var fs []unit
+	if plain(b) < len(b) {
+		l := &s.layers[0]
+		l.fs = l.fs[:0]
+		s.folds[0] = s.m.folding.fold(s.folds[0][:0], b, false, &l.fs)
+		b, fs = s.folds[0], l.fs
+	}
+	f, t := forward(fs, from), forward(fs, to)
+	s.look(b, f, t, free, depth)
+	for i := range s.found {
+		sp := s.found[i]
+		if len(fs) > 0 {
+			sp.from, sp.to = back(fs, sp.from, sp.to)
+		}
+		s.spans = append(s.spans, sp)
+	}
+	for k := 1; k < maxLayers && escaped(b); k++ {
+		l := &s.layers[k]
+		l.us, l.fs = l.us[:0], l.fs[:0]
+		if l.decoded = decode(l.decoded[:0], b, &l.us); len(l.us) == 0 {
+			break
+		}
+		b = l.decoded
+		if plain(l.decoded) < len(l.decoded) {
+			s.folds[k] = s.m.folding.fold(s.folds[k][:0], l.decoded, true, &l.fs)
+			b = s.folds[k]
+		}
+		f, t = forward(l.fs, forward(l.us, f)), forward(l.fs, forward(l.us, t))
+		s.look(b, f, t, free, depth)
+		for i := range s.found {
+			sp := s.found[i]
+			for j := k; j > 0; j-- {
+				sp.from, sp.to = back(s.layers[j].fs, sp.from, sp.to)
+				sp.from, sp.to = back(s.layers[j].us, sp.from, sp.to)
+			}
+			if len(fs) > 0 {
+				sp.from, sp.to = back(fs, sp.from, sp.to)
+			}
+			s.spans = append(s.spans, sp)
+		}
+	}
+	s.spans = merge(s.spans, base)
+	for i := base; i < len(s.spans); i++ { // a character that is opaque to the layers must not be widened beyond the value
+		s.spans[i].from, s.spans[i].to = max(s.spans[i].from, from), min(s.spans[i].to, to)
+	}
+}
+
+// merge brings what was found since base into order, and makes one of what overlaps: the longer says what it is.
+func merge(all []span, base int) []span {
+	spans := all[base:]
+	if len(spans) < 2 {
+		return all
+	}
+	slices.SortStableFunc(spans, func(a, b span) int {
+		if a.from != b.from {
+			return a.from - b.from
+		}
+		return b.to - a.to
+	})
+	n := 0
+	for _, sp := range spans[1:] {
+		last := &spans[n]
+		if sp.from >= last.to {
+			n++
+			spans[n] = sp
+			continue
+		}
+		from, to := last.from, max(last.to, sp.to)
+		if outranks(sp, *last) {
+			*last = sp
+		}
+		last.from, last.to = from, to
+	}
+	return all[:base+n+1]
+}
+
+// outranks says which of two that overlap says what the value is: what must never be kept, then what is masked at all, then the longer.
+func outranks(a, b span) bool {
+	if always[a.kind] != always[b.kind] {
+		return always[a.kind]
+	}
+	if (a.act == Keep) != (b.act == Keep) {
+		return b.act == Keep
+	}
+	return a.to-a.from > b.to-b.from
+}
+
+// forward returns where in the layer the source's byte at p is, or what became of what it was part of.
+func forward(us []unit, p int) int {
+	lo, hi := 0, len(us) // the first unit that ends after p
+	for lo < hi {
+		if mid := (lo + hi) / 2; us[mid].to <= p {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo < len(us) && us[lo].from <= p {
+		return us[lo].at
+	}
+	if lo == 0 {
+		return p
+	}
+	u := us[lo-1]
+	return u.at + u.n + p - u.to
+}
+
+// look scans one layer into s.found.
+func (s *scratch) look(b []byte, from, to int, free bool, depth int) {
+	s.found = s.found[:0]
+	v := view{scratch: s, b: b, from: from, to: to, free: free, depth: depth, done: from}
+	v.opaque = from
+	v.near = progress{w: s.m.contexts, hits: s.near[:0]}
+	if s.m.secrets != nil {
+		v.keys = progress{w: s.m.secrets.words, hits: s.keys[:0]}
+	}
+	v.scan()
+	v.listed()
+	s.near, s.keys = v.near.hits, v.keys.hits
+}
+
+// encoded looks into base64, and hexadecimal, of text.
+func (v *view) encoded(from, to int) int {
+	if v.depth >= maxDepth {
+		return 0
+	}
+	b := v.b
+	for at := from; at < to; {
+		end := at
+		for end < to && isBase64(b[end]) {
+			end++
+		}
+		digits := end
+		for end < to && b[end] == '=' && end-digits < 2 {
+			end++
+		}
+		if digits-at >= minDense-2 && end-at >= minDense || digits-at >= minDense {
+			if e := v.encodedRun(at, digits, end); e > 0 {
+				return e
+			}
+		}
+		at = end + 1
+	}
+	return 0
+}
+
+func isBase64(c byte) bool {
+	return is(c, isDigit|isLetter) || c == '+' || c == '/' || c == '-' || c == '_'
+}
+
+// encodedRun looks into b[from:digits], which may be encoded text; with its padding it ends at end.
+func (v *view) encodedRun(from, digits, end int) int {
+	b := v.b
+	run := b[from:digits]
+	if len(run)%2 == 0 && len(run) >= 20 && allHex(run) {
+		out := make([]byte, hex.DecodedLen(min(len(run), 256)))
+		if _, err := hex.Decode(out, run[:2*len(out)]); err == nil && isText(out) {
+			if 2*len(out) < len(run) {
+				out = make([]byte, len(run)/2)
+				hex.Decode(out, run)
+			}
+			if e := v.inner(out, from, digits); e > 0 {
+				return e
+			}
+		}
+	}
+	var head [96]byte
+	var raw [128]byte
+	n := copy(raw[:], run)
+	n, err := decode64(head[:], raw[:n/4*4])
+	if err != nil || !isText(head[:n]) {
+		return 0
+	}
+	// Base64 is broken into lines.
+	joined := run
+	for end == digits && end < len(b) && (b[end] == '\n' || b[end] == '\r') {
+		at := end + 1
+		if b[end] == '\r' && at < len(b) && b[at] == '\n' {
+			at++
+		}
+		to := at
+		for to < len(b) && isBase64(b[to]) {
+			to++
+		}
+		if to == at {
+			break
+		}
+		joined = append(joined[:len(joined):len(joined)], b[at:to]...)
+		digits, end = to, to
+		for end < len(b) && b[end] == '=' && end-digits < 2 {
+			end++
+		}
+	}
+	out := make([]byte, len(joined)/4*3+3)
+	if n, err = decode64(out, joined); err != nil {
+		return 0
+	}
+	return v.inner(out[:n], from, end)
+}
+
+// decode64 decodes both alphabets, without padding.
+func decode64(dst, src []byte) (int, error) {
+	enc := base64.RawStdEncoding
+	for _, c := range src {
+		if c == '-' || c == '_' {
+			enc = base64.RawURLEncoding
+			break
+		}
+	}
+	if len(src)%4 == 1 {
+		src = src[:len(src)-1]
+	}
+	return enc.Decode(dst, src)
+}
+
+// isText reports whether b reads as text, of UTF-8 or of UTF-16 in Latin letters. The last character may be cut.
+func isText(b []byte) bool {
+	zeros, letters := 0, 0
+	for i := 0; i < len(b); {
+		switch c := b[i]; {
+		case c == 0:
+			zeros++
+		case c < ' ' && c != '\n' && c != '\r' && c != '\t':
+			return false
+		case c >= 0x80:
+			if !utf8.FullRune(b[i:]) {
+				return letters > 0
+			}
+			_, n := utf8.DecodeRune(b[i:])
+			if n == 1 {
+				return false
+			}
+			i += n
+			continue
+		default:
+			letters++
+		}
+		i++
+	}
+	return letters >= 6 && (zeros == 0 || zeros*2 >= len(b)-1)
+}
+
+// inner searches what was decoded; if anything is found, all of what it was decoded from is masked.
+func (v *view) inner(out []byte, from, to int) int {
+	s := v.m.scratch()
+	defer v.m.release(s)
+	s.search(out, 0, len(out), true, v.depth+1)
+	if len(s.spans) == 0 {
+		return 0
+	}
+	best := s.spans[0]
+	for _, sp := range s.spans[1:] {
+		if always[sp.kind] && !always[best.kind] {
+			best = sp
+		}
+	}
+	return v.addRule(from, to, best.kind, best.rule, s.canon[best.at:best.end])
+}

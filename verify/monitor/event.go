@@ -30,6 +30,7 @@ const (
 	Silent      Kind = "silent"        // a writer should have beaten by now
 	Behind      Kind = "behind"        // a witness or peer has a larger tree, for longer than the patience
 	ViewAway    Kind = "view-away"     // a witness or peer could not be read, for longer than the patience
+	ViewForgot  Kind = "view-forgot"   // a witness or peer that showed the log shows nothing of it, for longer than the patience
 	ViewUnsaid  Kind = "view-unsigned" // what a witness or peer shows is not the log's word
 	Untold      Kind = "untold"        // the webhook could not be told of an event
 )

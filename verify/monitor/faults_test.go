@@ -328,6 +328,22 @@ func TestFaults(t *testing.T) {
 		}},
 		{name: "a witness that nobody reaches", do: func(w *world) { w.net.set(witnessHost, nil) }, wait: 6 * time.Minute, told: "view-away silent",
 			heal: func(w *world) { w.net.set(witnessHost, w.witness) }, then: "over"},
+		{name: "a witness that has seen nothing", do: func(*world) {}, wait: 6 * time.Minute, told: "silent"},
+		{name: "a witness that forgot", do: func(w *world) {
+			signed, _ := w.log.CheckpointAt(w.t.Context(), 100)
+			w.witness.set(func(x *witness) { x.shown = signed })
+			time.Sleep(time.Minute)
+			w.witness.set(func(x *witness) { x.shown = nil })
+		}, wait: 4*time.Minute + 30*time.Second, told: ""},
+		{name: "a witness that forgot for long", do: func(w *world) {
+			signed, _ := w.log.CheckpointAt(w.t.Context(), 100)
+			w.witness.set(func(x *witness) { x.shown = signed })
+			time.Sleep(time.Minute)
+			w.witness.set(func(x *witness) { x.shown = nil })
+		}, wait: 6 * time.Minute, told: "silent view-forgot", says: "", heal: func(w *world) {
+			signed, _ := w.log.CheckpointAt(w.t.Context(), 300)
+			w.witness.set(func(x *witness) { x.shown = signed })
+		}, then: "over"},
 		{name: "a witness that shows nonsense", do: func(w *world) {
 			w.witness.set(func(x *witness) { x.shown = []byte("nonsense") })
 		}, told: "view-unsigned", heal: func(w *world) { w.witness.set(func(x *witness) { x.shown = nil }) }},

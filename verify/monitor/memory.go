@@ -44,10 +44,11 @@ const (
 // encoding/json gives it.
 type state struct {
 	Origin string          `json:"origin"`
-	URL    string          `json:"url"`             // where it was followed
-	Seen   time.Time       `json:"seen"`            // when the remembered size was first seen, by this machine's clock
-	Ahead  []ahead         `json:"ahead,omitempty"` // what others have seen of it that is larger, by name
-	Log    json.RawMessage `json:"log"`             // a verify.Follower
+	URL    string          `json:"url"`              // where it was followed
+	Seen   time.Time       `json:"seen"`             // when the remembered size was first seen, by this machine's clock
+	Ahead  []ahead         `json:"ahead,omitempty"`  // what others have seen of it that is larger, by name
+	Showed []string        `json:"showed,omitempty"` // the others that have shown it, by name
+	Log    json.RawMessage `json:"log"`              // a verify.Follower
 }
 
 // An ahead is a checkpoint of a tree that the log has not shown yet.
@@ -100,6 +101,11 @@ func parseState(b []byte) (*state, error) {
 	for i, a := range s.Ahead {
 		if i > 0 && a.From <= s.Ahead[i-1].From {
 			return nil, errors.New("what others have seen is out of order")
+		}
+	}
+	for i, name := range s.Showed {
+		if i > 0 && name <= s.Showed[i-1] {
+			return nil, errors.New("who has shown it is out of order")
 		}
 	}
 	return s, nil

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/tallystick/tallystick/tlog"
+	"github.com/tallystick/tallystick/tlog/tiles"
 	"github.com/tallystick/tallystick/tlog/tlogtest"
 )
 
@@ -240,11 +242,49 @@ func TestOnce(t *testing.T) {
 		w.witness.set(func(x *witness) { x.shown = nil })
 		w.pen.start()
 		w.pen.beat(9)
-		found("the log comes to it, and is another", "split-view", ahead)
-		found("it still is", "split-view", ahead)
+		found("the log comes to it, and is another", "view-forgot split-view", ahead)
+		found("it still is", "view-forgot split-view", ahead)
 		if got := w.evidences(); len(got) != 1 {
 			t.Errorf("%d pieces of evidence", len(got))
 		}
+	})
+}
+
+// Who has shown the log is remembered from one run to the next, and of nobody else it is told that he shows nothing of it.
+func TestOnceForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.pen.start()
+		w.pen.beat(9)
+		const silent = "other.test"
+		w.net.set(silent, http.NotFoundHandler())
+		views := func(c *Config) {
+			c.Witnesses = []string{"http://" + silent, "http://" + witnessHost}
+			c.Peers = []string{"http://peer.test"}
+		}
+		w.net.set("peer.test", tiles.Handler(w.log, tiles.Options{}))
+		signed, _ := w.log.Checkpoint(t.Context())
+		w.witness.set(func(x *witness) { x.shown = signed })
+		round := func(told string, from ...string) {
+			t.Helper()
+			if err := w.once(views); err != nil {
+				t.Error(err)
+			}
+			for i, e := range w.want(told) {
+				if e.From != "http://"+from[i] || e.Level != Alert {
+					t.Errorf("told: %+v", e)
+				}
+			}
+		}
+		round("")
+		w.net.set("peer.test", http.NotFoundHandler())
+		w.witness.set(func(x *witness) { x.shown = nil })
+		round("view-forgot view-forgot", witnessHost, "peer.test")
+		w.net.set("peer.test", nil)
+		w.net.set(silent, nil)
+		round("view-away view-forgot view-away", silent, witnessHost, "peer.test")
+		w.witness.set(func(x *witness) { x.shown = signed })
+		round("view-away view-away", silent, "peer.test")
 	})
 }
 
@@ -282,7 +322,7 @@ func FuzzParseState(f *testing.F) {
 	for _, s := range []*state{
 		{Origin: "log.example/test", URL: "http://log.test", Log: log},
 		{Origin: "log.example/test", URL: "http://log.test", Seen: time.Unix(1800000000, 123456000).UTC(), Log: log,
-			Ahead: []ahead{{"a", time.Unix(1, 0).UTC(), "x\n1\n"}, {"b", time.Unix(2, 0).UTC(), "<&>\u2028"}}},
+			Ahead: []ahead{{"a", time.Unix(1, 0).UTC(), "x\n1\n"}, {"b", time.Unix(2, 0).UTC(), "<&>\u2028"}}, Showed: []string{"a", "c"}},
 	} {
 		b, err := s.append(nil)
 		if err != nil {

@@ -77,10 +77,14 @@ func (w *watch) others(ctx context.Context, now *shown) error {
 		switch {
 		case errors.Is(err, tlog.ErrNotFound): // it has seen nothing of this log
 			w.well(ViewAway, v.name, "")
+			if _, knew := slices.BinarySearch(w.state.Showed, v.name); knew {
+				w.ail(Event{Kind: ViewForgot, Level: Alert, From: v.name, Reason: "it showed this log, and now says that it has seen nothing of it: it forgot what it had seen, and would cosign another history, or answers for another"}, w.m.c.Patience)
+			}
 		case err != nil:
 			w.ail(Event{Kind: ViewAway, Level: Alert, From: v.name, Reason: err.Error()}, w.m.c.Patience)
 		default:
 			w.well(ViewAway, v.name, "")
+			w.well(ViewForgot, v.name, "")
 		}
 		if ctx.Err() != nil {
 			return unreadable(ctx.Err())
@@ -120,6 +124,12 @@ func (w *watch) other(ctx context.Context, v *view, signed []byte) error {
 		return nil
 	}
 	w.well(ViewUnsaid, v.name, "")
+	if i, knew := slices.BinarySearch(w.state.Showed, v.name); !knew && v.reader != nil {
+		w.state.Showed = slices.Insert(w.state.Showed, i, v.name)
+		if err := w.save(); err != nil {
+			return err
+		}
+	}
 	if bytes.Equal(signed, v.agreed) {
 		return nil
 	}

@@ -81,10 +81,14 @@ type memory struct {
 	tlogtest.Latest
 	mu      sync.Mutex
 	origins []string
-	lost    error // what Origins answers
+	lost    error  // what Origins answers
+	leave   func() // called before a Swap begins; nil for nothing
 }
 
 func (m *memory) Swap(ctx context.Context, origin string, old, new []byte) error {
+	if m.leave != nil {
+		m.leave()
+	}
 	err := m.Latest.Swap(ctx, origin, old, new)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -644,7 +648,7 @@ func TestClientLeaves(t *testing.T) {
 	state := new(memory)
 	w, l := newWitness(t, Config{State: state})
 	ctx, cancel := context.WithCancel(t.Context())
-	state.BeforeSwap = func(string, []byte) error { cancel(); return nil }
+	state.leave = cancel
 	if _, err := w.addCheckpoint(ctx, l.body(0, 4)); err != nil {
 		t.Fatal(err)
 	}

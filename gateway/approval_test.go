@@ -20,7 +20,10 @@ import (
 )
 
 // words is a policy that goes by what a body says its user is: "ask" asks, "two" asks two people, "no" refuses.
-type words struct{ text string }
+type words struct {
+	text   string
+	quotas []*Quota
+}
 
 func (p words) Text() []byte       { return []byte(p.text) }
 func (p words) Version() tlog.Hash { return sha256.Sum256([]byte(p.text)) }
@@ -36,12 +39,14 @@ func (p words) Judge(f *Facts) Judgement {
 		return Judgement{Verdict: Ask, Rule: "risky", Message: "this model needs a yes"}
 	case "two":
 		return Judgement{Verdict: Ask, Rule: "very-risky", Approval: Approval{Groups: []string{"officers"}, Count: 2}}
+	case "valid":
+		return Judgement{Verdict: Ask, Approval: Approval{Valid: time.Second, Hold: -1}}
 	case "brief":
 		return Judgement{Verdict: Ask, Rule: "brief", Approval: Approval{Within: 1500 * time.Millisecond}}
 	case "no":
 		return Judgement{Verdict: Refuse, Rule: "never"}
 	}
-	return Judgement{Verdict: Allow}
+	return Judgement{Verdict: Allow, Quotas: p.quotas}
 }
 
 const (
@@ -59,7 +64,7 @@ func newAsking(t *testing.T, change func(*Config)) *world {
 
 func asking(change func(*Config)) func(*Config) {
 	return func(c *Config) {
-		c.Policy = words{"rules 1"}
+		c.Policy = words{text: "rules 1"}
 		c.Callers = append(c.Callers,
 			Caller{Name: "carol", SHA256: hashOf(carolsKey), Groups: []string{"approvers", "officers"}, Email: "carol@example.org"},
 			Caller{Name: "dave", SHA256: hashOf(daveKey), Groups: []string{"officers", "approvers"}},
@@ -656,7 +661,7 @@ func TestPolicyOnRecord(t *testing.T) {
 	t.Parallel()
 	w := newAsking(t, nil)
 	first := w.call(callerKey, "/v1/chat/completions", ask("fine", "x"))
-	if err := w.g.SetPolicy(t.Context(), words{"rules 2"}); err != nil {
+	if err := w.g.SetPolicy(t.Context(), words{text: "rules 2"}); err != nil {
 		t.Fatal(err)
 	}
 	second := w.call(callerKey, "/v1/chat/completions", ask("fine", "x"))
@@ -666,7 +671,7 @@ func TestPolicyOnRecord(t *testing.T) {
 		}
 		return nil
 	}})
-	if err := w.g.SetPolicy(t.Context(), words{"rules 3"}); !errors.Is(err, tlog.ErrBusy) {
+	if err := w.g.SetPolicy(t.Context(), words{text: "rules 3"}); !errors.Is(err, tlog.ErrBusy) {
 		t.Error(err)
 	}
 	third := w.call(callerKey, "/v1/chat/completions", ask("fine", "x"))
@@ -709,5 +714,53 @@ func TestNotices(t *testing.T) {
 	want := []string{"asked alice very-risky 0/2 alice true", "agreed alice very-risky 1/2 carol true", "granted alice very-risky 2/2 dave true"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q", got)
+	}
+}
+
+// A yes may be good for less than the question's time, and a call need not be kept waiting at all.
+func TestYesUntil(t *testing.T) {
+	t.Parallel()
+	w := newAsking(t, nil)
+	a := w.call(callerKey, "/v1/chat/completions", ask("valid", "x"))
+	if a.status != 409 {
+		t.Fatalf("%+v", a)
+	}
+	w.must(carolsKey, a.session, "approve")
+	w.tells(a.session, "request question access granted expired denied")
+	if b := w.call(callerKey, "/v1/chat/completions", ask("valid", "x")); b.status != 403 || w.modelGot() != 0 {
+		t.Errorf("%+v", b)
+	}
+}
+
+// Quotas count calls that pass, and what they used, for each principal.
+func TestQuotas(t *testing.T) {
+	t.Parallel()
+	w := newAsking(t, func(c *Config) {
+		c.Policy = words{text: "q", quotas: []*Quota{{Name: "few", Requests: 4, Tokens: 1_000_000, Window: time.Hour, Concurrent: 1}}}
+	})
+	for i := range 4 {
+		if a := w.call(callerKey, "/v1/chat/completions", ask("fine", "x")); a.status != 200 {
+			t.Fatalf("%d: %+v", i, a)
+		}
+	}
+	a := w.call(callerKey, "/v1/chat/completions", ask("fine", "x"))
+	if a.status != 429 || !strings.Contains(a.body, "quota few") || !strings.Contains(a.body, "rate_limit_error") || a.header.Get("Retry-After") == "" || a.header.Get("X-Should-Retry") != "false" {
+		t.Errorf("%+v", a)
+	}
+	w.tells(a.session, "quota_exceeded")
+	if a := w.call(bobKey, "/v1/chat/completions", ask("fine", "x")); a.status != 200 {
+		t.Errorf("another principal: %+v", a)
+	}
+	slow := `{"model":"fake-1","messages":[{"role":"user","content":"/wait 2s /say x"}]}`
+	one := w.calling(daveKey, "/v1/chat/completions", slow)
+	for w.modelGot() < 6 {
+		time.Sleep(time.Millisecond)
+	}
+	if a := w.call(daveKey, "/v1/chat/completions", ask("fine", "x")); a.status != 429 || a.header.Get("X-Should-Retry") != "true" {
+		t.Errorf("a second at a time: %+v", a)
+	}
+	<-one
+	if a := w.call(daveKey, "/v1/chat/completions", ask("fine", "x")); a.status != 200 {
+		t.Errorf("after it: %+v", a)
 	}
 }

@@ -86,6 +86,7 @@ func (b *book) decide(ctx context.Context, id record.ID, p *Principal, what deci
 		event = "granted"
 		q.yeses = append(q.yeses, who)
 		q.grant = t.Leaf()
+		q.yesUntil(time.Now())
 		b.becomes(q, granted)
 	}
 	got = len(q.yeses)
@@ -96,6 +97,13 @@ func (b *book) decide(ctx context.Context, id record.ID, p *Principal, what deci
 	}
 	b.notify(q, event, got, p.Name, reason)
 	return q, nil
+}
+
+// yesUntil says how long a yes that is given now can be used.
+func (q *question) yesUntil(now time.Time) {
+	if q.useBy = q.until; q.valid > 0 && now.Add(q.valid).Before(q.until) {
+		q.useBy = now.Add(q.valid)
+	}
 }
 
 // refuses says why a person's word on a question is not taken. b.mu is held.
@@ -202,7 +210,7 @@ func (b *book) tidy(ctx context.Context) {
 	b.mu.Lock()
 	for id, q := range b.byID {
 		switch {
-		case (q.state == waiting || q.state == granted) && !now.Before(q.until):
+		case q.state == waiting && !now.Before(q.until), q.state == granted && !now.Before(q.useBy):
 			late = append(late, q)
 		case q.state >= used && !q.held && !q.closed:
 			done = append(done, q)
@@ -352,6 +360,7 @@ func (b *book) restore(ctx context.Context, u record.Unfinished) error {
 		case e.Tag != tlog.Hash{}:
 			q.tag, q.until, q.asked = e.Tag, e.Until, e.Time
 			q.rule, q.message = textOf(r, record.FieldRule), textOf(r, record.FieldReason)
+			q.valid, _ = time.ParseDuration(textOf(r, record.FieldValid))
 			if q.need, err = strconv.Atoi(textOf(r, record.FieldNeed)); err == nil {
 				err = json.Unmarshal([]byte(textOf(r, record.FieldAsked)), &q.groups)
 			}
@@ -362,6 +371,7 @@ func (b *book) restore(ctx context.Context, u record.Unfinished) error {
 			q.yeses = append(q.yeses, person{textOf(r, record.FieldActor), textOf(r, record.FieldActorEmail)})
 			if e.Reason != record.Agreed {
 				q.grant, q.state = tlog.HashLeaf(u.Entries[i].Bytes), granted
+				q.yesUntil(e.Time)
 			}
 		case e.Reason == record.No:
 			q.why, q.state = textOf(r, record.FieldReason), denied
@@ -489,7 +499,7 @@ func (b *book) heard(index uint64, raw []byte) {
 			b.becomes(q, denied)
 		}
 	case e.Reason == record.Granted, e.Reason == record.Glass:
-		if q.grant = tlog.HashLeaf(raw); q.state == waiting {
+		if q.grant, q.useBy = tlog.HashLeaf(raw), q.until; q.state == waiting {
 			b.becomes(q, granted)
 		}
 	case e.Reason == record.No && q.state == waiting:

@@ -216,6 +216,7 @@ type Gateway struct {
 	lawful   chan struct{}           // closed when there is one
 	policing sync.Mutex              // held while another comes into force
 	book     *book
+	meter    Meter
 
 	promiser  ed25519.PrivateKey // of this boot, never on a disk; nil if nothing is promised
 	recent    recent

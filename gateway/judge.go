@@ -124,9 +124,18 @@ func (c *call) judge(ctx *fasthttp.RequestCtx) (no *refusal) {
 	c.policy, c.version = law.entry, law.Version()
 	c.judged = true
 	c.judgement = law.Judge(f)
+	if c.judgement.Verdict != Refuse {
+		var over *OverQuota
+		if c.reserved, over = c.g.meter.Reserve(c.caller.Name, c.judgement.Quotas, f.Tokens()); over != nil {
+			c.retry = over.RetryAfter
+			return &refusal{http.StatusTooManyRequests, "quota_exceeded", over.Error()}
+		}
+	}
 	switch c.judgement.Verdict {
 	case Ask:
-		c.question, c.mine, no = c.g.book.enter(c, ctx)
+		if c.question, c.mine, no = c.g.book.enter(c, ctx); no != nil {
+			c.reserved.Cancel()
+		}
 		return no
 	case Refuse:
 		message := c.judgement.Message

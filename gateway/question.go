@@ -38,6 +38,9 @@ type Approvals struct {
 	// Hold is how long a caller is kept waiting on its connection, without a word, before it is told to come back; zero
 	// means 50 seconds, less than most proxies wait, and a negative time none at all.
 	Hold time.Duration
+	// Again is after how long a caller that was told to come back does so, where it goes by Retry-After; zero means 15
+	// seconds. SDKs come back twice by themselves, and heed at most a minute.
+	Again time.Duration
 	// URL is the base URL under which approvers find this gateway, for messages; "" for no links.
 	URL string
 	// Notify is told what happens to questions, for messages to people. It must not wait, and not call the gateway. nil for
@@ -55,10 +58,10 @@ const (
 	defaultHold   = 50 * time.Second
 
 	approvalKeyBytes = 32
-	maxQuestions     = 10_000           // that are open at a time
-	maxOfCaller      = 100              // and of one caller
-	maxSealed        = 256 << 20        // bytes of requests that are kept so that people can look before the log is published
-	comeBack         = 15 * time.Second // when a caller who was kept waiting in vain is told to ask again
+	maxQuestions     = 10_000    // that are open at a time
+	maxOfCaller      = 100       // and of one caller
+	maxSealed        = 256 << 20 // bytes of requests that are kept so that people can look before the log is published
+	defaultAgain     = 15 * time.Second
 	rememberEnded    = 5 * time.Minute
 )
 
@@ -117,6 +120,7 @@ type question struct {
 	groups  []string
 	asked   time.Time
 	until   time.Time
+	valid   time.Duration // how long a yes can be used, at most until then; 0 for that
 	tag     tlog.Hash
 	foreign string // the gateway that asked, if it is another
 
@@ -131,6 +135,7 @@ type question struct {
 	yeses   []person
 	why     string    // what who said no gave as reason
 	grant   tlog.Hash // the leaf hash of the yes
+	useBy   time.Time // when it is over
 	by      record.ID // the session that uses it, or used it
 	held    bool      // the call that asked still waits on its connection, and writes its own end
 	closed  bool      // the end of the session that asked is in the log, or is another's to write
@@ -221,6 +226,9 @@ func newBook(g *Gateway, c Approvals) *book {
 	if c.Hold == 0 {
 		c.Hold = defaultHold
 	}
+	if c.Again == 0 {
+		c.Again = defaultAgain
+	}
 	return &book{
 		g: g, c: c, wake: make(chan struct{}, 1), read: make(chan struct{}),
 		byID: make(map[record.ID]*question), byCall: make(map[callSum]*question), tagged: make(map[record.ID]*question),
@@ -301,7 +309,7 @@ func (b *book) enter(c *call, ctx *fasthttp.RequestCtx) (q *question, mine bool,
 		id: c.id, caller: c.caller.Name, email: c.caller.Email, route: c.route.Name, model: c.model, method: c.method, target: string(ctx.Request.Header.RequestURI()),
 		rule: c.judgement.Rule, message: c.judgement.Message, need: max(1, a.Count), groups: slices.Clone(a.Groups),
 		asked: now, until: now.Add(min(within, b.c.Longest)).UTC().Truncate(time.Microsecond), tag: tagOf(b.c.Key, c.id, sum),
-		turn: make(chan struct{}, 1), held: true, changed: make(chan struct{}),
+		valid: a.Valid, turn: make(chan struct{}, 1), held: true, changed: make(chan struct{}),
 	}
 	b.byID[q.id], b.byCall[sum] = q, q
 	return q, true, nil
@@ -418,6 +426,9 @@ func (c *call) recordQuestion(ctx *fasthttp.RequestCtx) error {
 	}
 	r.Add(record.FieldAsked, groups)
 	r.Add(record.FieldUntil, []byte(q.until.Format(time.RFC3339Nano)))
+	if q.valid > 0 {
+		r.Add(record.FieldValid, []byte(q.valid.String()))
+	}
 	if q.message != "" {
 		r.Add(record.FieldReason, []byte(q.message))
 	}
@@ -474,7 +485,11 @@ func (c *call) unasked(ctx *fasthttp.RequestCtx, err error) {
 // to use.
 func (c *call) hold(ctx *fasthttp.RequestCtx) bool {
 	b, q := c.g.book, c.question
-	limit := time.NewTimer(max(0, b.c.Hold))
+	hold := c.judgement.Approval.Hold
+	if hold == 0 {
+		hold = b.c.Hold
+	}
+	limit := time.NewTimer(max(0, hold))
 	defer limit.Stop()
 	for over := false; ; {
 		ours, state, changed := b.take(c)
@@ -534,12 +549,17 @@ func (b *book) take(c *call) (ours bool, state asked, changed <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	q := c.question
-	if q.state != granted || c.ctx.Err() != nil {
+	if !q.canTake(c) {
 		return false, q.state, q.changed
 	}
 	q.by, c.last = c.id, q.last
 	b.becomes(q, using)
 	return true, using, nil
+}
+
+// canTake says whether there is a yes for a call that is still wanted. book.mu is held.
+func (q *question) canTake(c *call) bool {
+	return q.state == granted && c.ctx.Err() == nil && time.Now().Before(q.useBy)
 }
 
 // leave makes the question outlive the call that asked. It does not where there is something for the call to take: it looks
@@ -548,7 +568,7 @@ func (b *book) leave(c *call, notEvenYes bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	q := c.question
-	if q.state >= used || q.state == granted && c.ctx.Err() == nil && !notEvenYes {
+	if q.state >= used || q.canTake(c) && !notEvenYes {
 		return false
 	}
 	q.held = false
@@ -592,7 +612,7 @@ func (c *call) useYes() error {
 	d, err := c.draft(record.Entry{Kind: record.Approval, Reason: record.Used, Grant: q.grant}, r)
 	var t *record.Ticket
 	if err == nil {
-		if d.After, d.Together, d.Before = c.request, true, q.until; c.mine {
+		if d.After, d.Together, d.Before = c.request, true, q.useBy; c.mine {
 			d.After = q.last
 		}
 		if t, err = c.g.writer.Submit(d); err == nil {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -76,10 +77,10 @@ func (g *Gateway) answer(ctx *fasthttp.RequestCtx, session record.ID, no *refusa
 	case no.code == pendingCode, no.code == usedCode:
 		after := time.Second
 		if no.code == pendingCode {
-			after = comeBack
+			after = g.book.c.Again
 		}
 		h.Set("X-Should-Retry", "true")
-		h.Set("Retry-After", strconv.Itoa(int(after.Seconds())))
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(after.Seconds()))))
 	case no.status < 500:
 		h.Set("X-Should-Retry", "false")
 	case no.status == http.StatusServiceUnavailable:

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"runtime"
 	"runtime/debug"
@@ -90,6 +91,10 @@ type call struct {
 	version   tlog.Hash // of the policy
 	policy    uint64    // the number of its entry
 
+	reserved *Reservation  // what the call holds of its quotas
+	retry    time.Duration // after which it would have room in them
+	used     int64         // tokens; less than zero where nobody knows
+
 	question *question // what people are asked about the call; nil for nothing
 	mine     bool      // by this session
 	cleared  bool      // the call may be sent
@@ -125,7 +130,7 @@ var (
 
 // serve is the trip of a call, in its order. Step 1, the strict reading, is behind us: the connection did it.
 func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
-	c := &call{g: g, received: time.Now()}
+	c := &call{g: g, received: time.Now(), used: -1}
 	c.id = record.NewID(c.received)
 	defer c.rescue(ctx)
 
@@ -200,6 +205,12 @@ func (c *call) over() {
 	if c.cancel == nil {
 		return
 	}
+	switch {
+	case c.sent.IsZero():
+		c.reserved.Cancel()
+	default:
+		c.reserved.Settle(c.used)
+	}
 	c.watch.stop()
 	c.total.Stop()
 	c.cancel(nil)
@@ -252,7 +263,14 @@ func (c *call) refuse(ctx *fasthttp.RequestCtx, no *refusal) {
 	}
 	clear(c.key)
 	c.g.answer(ctx, c.id, no)
+	if c.retry > 0 {
+		ctx.Response.Header.Set("Retry-After", strconv.Itoa(int(math.Ceil(c.retry.Seconds()))))
+		ctx.Response.Header.Set("X-Should-Retry", strconv.FormatBool(c.retry <= mostRetry))
+	}
 }
+
+// mostRetry is the longest time for which an SDK is told to wait and try again by itself.
+const mostRetry = time.Minute
 
 // requestRecord is what is known of a call before it is sent.
 func (c *call) requestRecord(ctx *fasthttp.RequestCtx) record.Record {
@@ -449,6 +467,9 @@ func (c *call) recordResponse(a answered) error {
 		return nil
 	}
 	c.ended = true
+	if c.reserved != nil {
+		c.used = usedTokens(c.route.API, a.body, a.events != nil)
+	}
 	d, err := c.draft(record.Entry{Kind: record.Response, Outcome: a.outcome}, c.responseRecord(a))
 	if err != nil {
 		return c.unrecorded(err)

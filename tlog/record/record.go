@@ -147,6 +147,7 @@ const (
 	FieldNeed       = "need"        // of a question: how many people must say yes
 	FieldAsked      = "asked"       // of a question: JSON, the groups of those who are asked; none for all who approve
 	FieldUntil      = "until"       // of a question: when no answer becomes no, RFC 3339
+	FieldValid      = "valid"       // of a question: how long a yes can be used, a Go duration; none for until the question ends
 	FieldApproval   = "approval"    // of the use of a yes: the session that asked
 	FieldActorEmail = "actor.email" // of who decided, if the issuer verified it
 	FieldActorHow   = "actor.how"   // how who decided was told, as caller.how

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/tallystick/tallystick/tlog"
@@ -121,26 +122,40 @@ func (d *Desk) record(ctx context.Context, e record.Entry) (record.Record, error
 }
 
 // Export returns a bundle of whole sessions with every field shown, under the newest checkpoint. The bundle is checked
-// against the tree before it is handed out.
+// against the tree before it is handed out. Of a session that used the yes which another one got, that one is in the bundle
+// too: without it nobody could see who said yes, and to what.
 func (d *Desk) Export(ctx context.Context, who Asker, sessions ...record.ID) ([]byte, error) {
 	if len(sessions) == 0 {
 		return nil, errors.New("audit: no session is named")
 	}
+	b := &verify.Bundle{}
+	var found [][]record.Found
+	last := uint64(0)
+	sessions = slices.Clone(sessions)
 	for _, id := range sessions {
 		if err := d.admit(ctx, who, id, "export"); err != nil {
 			return nil, err
 		}
 	}
-	b := &verify.Bundle{}
-	var found [][]record.Found
-	last := uint64(0)
-	for _, id := range sessions {
+	for i := 0; i < len(sessions); i++ { // they become more
+		id := sessions[i]
 		at, err := d.find(ctx, id)
 		if err != nil {
 			return nil, fmt.Errorf("session %s: %w", id, err)
 		}
 		found = append(found, at)
 		last = max(last, at[len(at)-1].Index)
+		asked, err := d.askedFor(ctx, at)
+		if err != nil {
+			return nil, fmt.Errorf("session %s: %w", id, err)
+		}
+		if asked.IsZero() || slices.Contains(sessions, asked) {
+			continue
+		}
+		if err := d.admit(ctx, who, asked, "export, for the approval that "+id.String()+" used"); err != nil {
+			return nil, err
+		}
+		sessions = append(sessions, asked)
 	}
 	// One checkpoint for all of them.
 	c, err := record.Await(ctx, d.log, last)

@@ -2,11 +2,31 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
 )
+
+// askedFor returns the session whose yes a session used; zero where it used none. An erased one does not say whose.
+func (d *Desk) askedFor(ctx context.Context, session []record.Found) (id record.ID, err error) {
+	for _, f := range session {
+		if f.Entry.Kind != record.Approval || f.Entry.Reason != record.Used {
+			continue
+		}
+		r, err := d.record(ctx, f.Entry)
+		if errors.Is(err, tlog.ErrNotFound) {
+			return id, nil
+		}
+		if err != nil {
+			return id, err
+		}
+		v, _ := r.Get(record.FieldApproval)
+		return record.ParseID(string(v))
+	}
+	return id, nil
+}
 
 // find returns the entries of a session, which has ended.
 func (d *Desk) find(ctx context.Context, id record.ID) ([]record.Found, error) {

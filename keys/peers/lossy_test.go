@@ -25,6 +25,7 @@ import (
 // them before they arrive and half of the answers after. The log goes on by itself: what is published is what was
 // anchored, of each size there is one tree, and nobody finds a fork.
 func TestLossy(t *testing.T) {
+	t.Parallel()
 	s := startTransit(t)
 	s.do(t, "POST", "transit/keys/log", `{"type":"ed25519"}`)
 	s.do(t, "POST", "secret/config", `{"cas_required":true}`)

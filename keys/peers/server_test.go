@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,16 +28,10 @@ type server struct {
 // patience is how long what takes moments may take on a loaded machine.
 const patience = time.Minute
 
-// startTransit builds and starts the engines alone.
-func startTransit(t *testing.T) *server {
+// startTransit starts the engines alone.
+func startTransit(t *testing.T, args ...string) *server {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "transit")
-	build := exec.Command("go", "build", "-o", bin, ".")
-	build.Dir = "transit"
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build in transit: %v\n%s", err, out)
-	}
-	return start(t, exec.Command(bin), "root", func(line string) string {
+	return start(t, exec.Command(program(t, "transit"), args...), "root", func(line string) string {
 		if strings.HasPrefix(line, "http://") {
 			return line
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -34,6 +35,7 @@ func checkpoint(size uint64) tlog.Checkpoint {
 
 // TestTransit tells the story to the engines alone, hangs and kills them.
 func TestTransit(t *testing.T) {
+	t.Parallel()
 	s := startTransit(t)
 	story(t, s)
 	t.Run("an engine of KV version 1", func(t *testing.T) {
@@ -362,6 +364,64 @@ func kekStory(t *testing.T, s *server, c *vault.Client) {
 	if got, err := r.Open(ctx, id); err != nil || !bytes.Equal(got.Bytes(), k.Bytes()) {
 		t.Errorf("a ring after a rotation: %v", err)
 	}
+
+	// The ring moves to the newest version. Then the older are retired, and a copy of it from before opens nothing.
+	erased, _, err := r.New(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(before, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Erase(ctx, erased); err != nil {
+		t.Fatal(err)
+	}
+	if needs, err := r.Needed(ctx); err != nil || len(needs) != 1 || needs[0].Version != 2 {
+		t.Fatalf("needed: %v, %v", needs, err)
+	}
+	if _, err := r.Rewrap(ctx); err != nil {
+		t.Fatal(err)
+	}
+	needs, err := r.Needed(ctx)
+	if err != nil || len(needs) != 1 || needs[0].Version != 3 {
+		t.Fatalf("needed: %v, %v", needs, err)
+	}
+	thief, err := ring.Open(before, ring.Config{KEK: kek})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := thief.Open(ctx, erased); err != nil {
+		t.Errorf("what was erased since, in a copy, before the old version is retired: %v", err)
+	}
+	thief.Close()
+	s.do(t, "POST", "transit/keys/tenant/config", fmt.Sprintf(`{"min_decryption_version":%d,"min_encryption_version":%[1]d}`, needs[0].Version))
+	s.do(t, "POST", "transit/keys/tenant/trim", fmt.Sprintf(`{"min_available_version":%d}`, needs[0].Version))
+	if _, err := ring.Open(before, ring.Config{KEK: kek}); !errors.Is(err, keys.ErrGone) {
+		t.Errorf("the copy, after it: %v", err)
+	}
+	r.Close()
+	if r, err = ring.Open(dir, ring.Config{KEK: kek, MaxStale: time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if got, err := r.Open(ctx, id); err != nil || !bytes.Equal(got.Bytes(), k.Bytes()) {
+		t.Errorf("the ring, after it: %v", err)
+	}
+	if _, err := r.Open(ctx, erased); !errors.Is(err, ring.ErrErased) {
+		t.Errorf("what was erased: %v", err)
+	}
+	// Withdrawn, it ends the ring in a second, and given back it goes on.
+	s.do(t, "POST", "transit/keys/tenant/rotate", "")
+	s.do(t, "POST", "transit/keys/tenant/config", fmt.Sprintf(`{"min_decryption_version":%d,"min_encryption_version":%[1]d}`, needs[0].Version+1))
+	await(t, "the end of a ring", func() error {
+		if _, err := r.Open(ctx, id); !errors.Is(err, ring.ErrStale) || !errors.Is(err, keys.ErrGone) {
+			return fmt.Errorf("it goes on: %v", err)
+		}
+		return nil
+	})
+	s.do(t, "POST", "transit/keys/tenant/config", fmt.Sprintf(`{"min_decryption_version":%d}`, needs[0].Version))
+	await(t, "a ring that goes on", func() error { _, err := r.Open(ctx, id); return err })
 	s.do(t, "POST", "transit/keys/other/config", `{"deletion_allowed":true}`)
 	s.do(t, "DELETE", "transit/keys/other", "")
 	unwraps("a key that was deleted", other, wrapped, nil, keys.ErrGone)

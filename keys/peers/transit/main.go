@@ -1,8 +1,10 @@
 // Command transit serves the transit engine and the KV v2 engine of HashiCorp Vault, their own code over HTTP, and nothing
-// else of Vault: no seal, no policies, one token, everything in memory. It exists so that tests sign, encrypt and
-// compare-and-swap with the engines that operators run, in a second and without a Vault.
+// else of Vault: no seal, no policies, one token, everything in memory or, unprotected, in a directory. It exists so that
+// tests sign, encrypt and compare-and-swap with the engines that operators run, in a second and without a Vault.
 //
 // It prints its address on standard output, and ends when its standard input does.
+//
+//	transit [-listen ADDRESS] [-dir DIRECTORY]
 //
 //	transit/    the transit engine of Vault v1.14.8
 //	secret/     vault-plugin-secrets-kv v0.15.0, version 2
@@ -15,11 +17,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
@@ -27,24 +31,28 @@ import (
 	"github.com/hashicorp/vault/builtin/logical/transit"
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/hashicorp/vault/sdk/physical/file"
 )
 
 // token is the one that is accepted. There is nothing here to protect.
 const token = "root"
 
 func main() {
-	if err := run(); err != nil {
+	listen := flag.String("listen", "127.0.0.1:0", "the `address`; port 0 takes a free one")
+	dir := flag.String("dir", "", "the `directory` that outlives it; by default everything is in memory")
+	flag.Parse()
+	if err := run(*listen, *dir); err != nil {
 		fmt.Fprintln(os.Stderr, "transit:", err)
 		os.Exit(1)
 	}
 }
 
-func run() error {
-	s, err := newServer(context.Background())
+func run(listen, dir string) error {
+	s, err := newServer(context.Background(), dir)
 	if err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		return err
 	}
@@ -66,7 +74,7 @@ type mount struct {
 	storage logical.Storage
 }
 
-func newServer(ctx context.Context) (*server, error) {
+func newServer(ctx context.Context, dir string) (*server, error) {
 	s := &server{make(map[string]mount)}
 	for _, m := range []struct {
 		path    string
@@ -77,7 +85,10 @@ func newServer(ctx context.Context) (*server, error) {
 		{"secret/", kv.Factory, map[string]string{"version": "2"}},
 		{"kv1/", kv.Factory, map[string]string{"version": "1"}},
 	} {
-		storage := new(logical.InmemStorage)
+		storage, err := newStorage(dir, m.path)
+		if err != nil {
+			return nil, err
+		}
 		conf := &logical.BackendConfig{
 			Logger:      hclog.NewNullLogger(),
 			System:      logical.StaticSystemView{Primary: true},
@@ -95,6 +106,18 @@ func newServer(ctx context.Context) (*server, error) {
 		s.mounts[m.path] = mount{b, storage}
 	}
 	return s, nil
+}
+
+// newStorage is memory, or a directory below dir.
+func newStorage(dir, mount string) (logical.Storage, error) {
+	if dir == "" {
+		return new(logical.InmemStorage), nil
+	}
+	b, err := file.NewFileBackend(map[string]string{"path": filepath.Join(dir, mount)}, hclog.NewNullLogger())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	return logical.NewLogicalStorage(b), nil
 }
 
 // transitFactory is transit.Factory, with a check that its cache-config lacks and that the sdk insists on.

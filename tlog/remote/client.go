@@ -52,8 +52,8 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// A Log is a log in another process. What it reads is public or, for payloads, found by digest; see package tiles for
-// Checkpoint, Tile, Sizes and CheckpointAt. Its methods are safe for concurrent use. Appends wait for Run, which is called
+// A Log is a log in another process. What it reads is public, but for payloads, which are found by digest, and the tail; see
+// package tiles for Checkpoint, Tile, Sizes and CheckpointAt. Its methods are safe for concurrent use. Appends wait for Run, which is called
 // once; reads do not.
 type Log struct {
 	*tiles.URL

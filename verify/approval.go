@@ -123,11 +123,11 @@ func unsent(o record.Outcome) bool {
 
 // approval goes on with the books by an approval entry of an open session.
 func (b *books) approval(s *session, st *statement) {
-	if err := b.yeses.approval(s, st); err != nil {
+	switch err := b.yeses.approval(s, st); {
+	case err != nil:
 		b.wrong.add(ApprovalGiven, subjectEntry(st.index), "in the session %s: %v", s.id, err)
-	}
-	if s.used {
-		b.Approved++ // once: what follows a use is an error
+	case s.used:
+		b.Approved++ // once: whatever follows a use is an error
 	}
 }
 

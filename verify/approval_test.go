@@ -295,6 +295,14 @@ func TestApprovals(t *testing.T) {
 			h.end(h.a, id, record.Interrupted)
 			return []record.ID{id}
 		}},
+		{"at the last moment", fine, fine, "for this call", func(h *house) []record.ID {
+			id := h.asked(h.a, "1")
+			h.after(10*time.Minute - 750*time.Millisecond)
+			h.answer(h.a, id, record.Granted, "bob")
+			h.use(h.a, id, id, h.yes)
+			h.end(h.a, id, record.Complete)
+			return []record.ID{id}
+		}},
 		{"the caller left after the yes was used", fine, fine, "for this call", func(h *house) []record.ID {
 			id := h.asked(h.a, "1")
 			h.answer(h.a, id, record.Granted, "bob")
@@ -494,7 +502,7 @@ func TestApprovals(t *testing.T) {
 		}},
 		{"an answer when it was too late", given, given, "an answer of", func(h *house) []record.ID {
 			id := h.asked(h.a, "1")
-			h.after(10 * time.Minute) // to the moment
+			h.after(10*time.Minute - 250*time.Millisecond) // to the moment
 			h.answer(h.a, id, record.Granted, "bob")
 			h.end(h.a, id, record.Denied)
 			return []record.ID{id}
@@ -502,7 +510,7 @@ func TestApprovals(t *testing.T) {
 		{"used when it was too late", given, given, "that was good until", func(h *house) []record.ID {
 			id := h.asked(h.a, "1")
 			h.answer(h.a, id, record.Granted, "bob")
-			h.after(10*time.Minute - 250*time.Millisecond) // to the moment
+			h.after(10*time.Minute - 500*time.Millisecond) // to the moment
 			h.use(h.a, id, id, h.yes)
 			h.end(h.a, id, record.Denied)
 			return []record.ID{id}
@@ -806,12 +814,15 @@ func TestApprovalsUnread(t *testing.T) {
 // A whole log says how often people said yes, and that it does not show who; and of a log without questions nothing is said.
 func TestApprovalsCounted(t *testing.T) {
 	h, _ := tell(t, func(h *house) []record.ID {
-		resumed(record.FieldMethod, "POST")(h)
+		ids := resumed(record.FieldMethod, "POST")(h)
+		late := h.ask(h.a)
+		h.use(h.a, late, ids[0], h.yes)
+		h.end(h.a, late, record.Waiting)
 		return resumed(record.FieldMethod, "POST")(h)
 	})
 	r := check(t, h.publish(), policy(t, ""))
 	wantDetail(t, r, ApprovalGiven, "used once by 2 sessions")
-	wantDetail(t, r, PolicyNamed, "by 4 requests and refusals")
+	wantDetail(t, r, PolicyNamed, "by 5 requests and refusals")
 	wantNotProven(t, r, "who said yes to 2 sessions")
 
 	c := newChronicle(t)

@@ -34,7 +34,8 @@ claim what holds, what is false, and what is not proven.
       [--url URL | --dir DIR] and that the log still says so
   proof FILE [--entry FILE]   one entry (.tlog-proof); its bytes, if FILE lacks them
   log --url URL | --dir DIR   every entry, tile and kept checkpoint of a log: no
-                              number, session or heartbeat missing, no time false
+                              number, session, heartbeat or approval missing, no
+                              time false
       [--checkpoint PATH]...  and that it continues checkpoints that were kept
                               elsewhere: a file, or a directory of such files
   monitor --url URL... --state DIR

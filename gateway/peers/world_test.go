@@ -60,26 +60,35 @@ func world(t *testing.T) (openaiBase, anthropicBase, shown string) {
 func passing(t *testing.T, model string) (base string, policy *tlog.Policy) {
 	t.Helper()
 	l, policy := openLog(t)
-	keys := openRing(t)
+	return through(t, model, l, openRing(t), nil), policy
+}
+
+// through starts a gateway before a model that writes to a log. change may alter its configuration.
+func through(t *testing.T, model string, l *local.Log, keys ring.ByName, change func(*gateway.Config)) (base string) {
+	t.Helper()
 	up, err := url.Parse(model)
 	if err != nil {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256([]byte(callerKey))
-	g, err := gateway.New(gateway.Config{
+	cfg := gateway.Config{
 		ID: "gw-peers", Software: "tallystick/peers", Log: l, Origin: origin, Keys: keys, Journal: t.TempDir(),
 		Routes: []gateway.Route{
 			{Name: "openai", API: gateway.OpenAI, Upstream: up, Credential: secret(modelKey)},
 			{Name: "anthropic", API: gateway.Anthropic, Prefix: "/anthropic/", Upstream: up, Credential: secret(modelKey)},
 		},
 		Callers: []gateway.Caller{{Name: "sdk", SHA256: hex.EncodeToString(sum[:])}},
-	})
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	g, err := gateway.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	calls := listen(t)
 	run(t, func(ctx context.Context) error { return g.Run(ctx, calls) })
-	return "http://" + calls.Addr().String(), policy
+	return "http://" + calls.Addr().String()
 }
 
 // key is what a client shows: the model's own, or the caller's at the gateway.

@@ -976,3 +976,21 @@ func TestReceiptOfApproved(t *testing.T) {
 		}
 	}
 }
+
+// Every outcome says whether something went to the model, and only that asks for a yes.
+func TestApprovalsByOutcome(t *testing.T) {
+	for o, want := range map[record.Outcome][]Claim{
+		record.Complete: given, record.Truncated: given, record.UpstreamError: given,
+		record.Denied: fine, record.Waiting: fine, record.Resumed: fine, record.ClientGone: fine, record.Limit: fine, record.Internal: fine, record.Interrupted: fine,
+	} {
+		h, ids := tell(t, func(h *house) []record.ID {
+			id := h.asked(h.a, "1")
+			h.end(h.a, id, o)
+			return []record.ID{id}
+		})
+		r, err := Check(appendBundle(t, h.bundle(h.publish(), everything, ids...)), policy(t, ""))
+		if got := falseClaims(r); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: false: %v, want %v, %v", o, got, want, err)
+		}
+	}
+}

@@ -23,6 +23,7 @@ func TestWorkloadsRun(t *testing.T) {
 		{"append", Append{Dir: t.TempDir(), Producers: 4, Entry: 350, Payload: 1698, Rounds: 1, Time: 100 * time.Millisecond}},
 		{"strict", Pass{Dir: t.TempDir(), Callers: 2, Rounds: 1, Time: 100 * time.Millisecond}},
 		{"stream", Pass{Dir: t.TempDir(), Mode: gateway.Overlap, Callers: 2, Stream: true, Rounds: 1, Time: 100 * time.Millisecond}},
+		{"decide", Decide{Dir: t.TempDir(), Rules: 50, Callers: 2, Rounds: 1, Time: 100 * time.Millisecond}},
 	} {
 		t.Run(w.name, func(t *testing.T) {
 			r, err := w.Run(t.Context())

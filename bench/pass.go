@@ -32,6 +32,8 @@ type Pass struct {
 	Stream  bool          // answers are event streams
 	Rounds  int           // of each, in turns
 	Time    time.Duration // of a round
+
+	policy gateway.Policy // nil for none
 }
 
 const benchKey = "tk-bench-0123456789abcdef"
@@ -106,7 +108,8 @@ func (c Pass) open(ctx context.Context, dir string) (direct, through string, sto
 	g, err := gateway.New(gateway.Config{
 		ID: "bench", Software: "tallystick/bench", Log: l, Keys: ring.ByName{Ring: keys}, Journal: filepath.Join(dir, "journal"), Mode: c.Mode,
 		Routes:  []gateway.Route{{Name: "openai", API: gateway.OpenAI, Upstream: up}},
-		Callers: []gateway.Caller{{Name: "bench", SHA256: hex.EncodeToString(sum[:])}},
+		Callers: []gateway.Caller{{Name: "bench", SHA256: hex.EncodeToString(sum[:]), Groups: []string{"staff", "bench"}}},
+		Policy:  c.policy,
 	})
 	if err != nil {
 		return "", "", nil, err

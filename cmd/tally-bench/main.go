@@ -18,7 +18,7 @@ func main() {
 	dir := flag.String("dir", "", "a `directory` on the disk to measure; by default the system's for temporary files")
 	rounds := flag.Int("rounds", 5, "rounds of each arm, in turns")
 	each := flag.Duration("time", 3*time.Second, "length of a round")
-	only := flag.String("run", "", "append or pass; by default both")
+	only := flag.String("run", "", "append, pass or decide; by default all")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -46,6 +46,11 @@ func run(ctx context.Context, dir, only string, rounds int, each time.Duration) 
 		all = append(all,
 			bench.Pass{Dir: dir, Callers: 200, Wait: 50 * time.Millisecond, Rounds: rounds, Time: each},
 			bench.Pass{Dir: dir, Callers: 64, Stream: true, Rounds: rounds, Time: each})
+	}
+	if only == "" || only == "decide" {
+		for _, callers := range []int{1, 32} {
+			all = append(all, bench.Decide{Dir: dir, Rules: 50, Callers: callers, Rounds: rounds, Time: each})
+		}
 	}
 	for _, w := range all {
 		r, err := w.Run(ctx)

@@ -105,14 +105,18 @@ func (h *house) twin() *house {
 	return &t
 }
 
-// TestTwins starts two processes on copies of one directory at once, with one Vault, again and again. Exactly one goes on.
-// The other signs nothing from then on, takes no calls, and says so; and all that is ever signed is one history.
+// TestTwins has the engines be asked by twins.
 func TestTwins(t *testing.T) {
 	t.Parallel()
-	s := startTransit(t)
+	twinsStories(t, startTransit(t), nil)
+}
+
+// twinsStories starts two processes on copies of one directory at once, with one Vault, again and again. Exactly one goes
+// on. The other signs nothing from then on, takes no calls, and says so; and all that is ever signed is one history.
+func twinsStories(t *testing.T, s *server, who func(h *house) string) {
 	n := new(notary)
-	h := newHouse(t, s, vault.Ed25519, nil)
-	h.who = strings.Replace(h.who, s.url, n.before(t, s), 1)
+	h := newHouse(t, s, vault.Ed25519, who)
+	h.who = strings.ReplaceAll(h.who, s.url, n.before(t, s))
 	h.configure("")
 	h.start()
 	h.stop()

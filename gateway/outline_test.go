@@ -242,6 +242,14 @@ func TestFactsOf(t *testing.T) {
 		f.Path != chatPath || f.Model != "gpt" || f.Size != 15 || f.Known != KnownBody || f.Now.Nanosecond() != 6000 {
 		t.Errorf("%+v, %v", f, err)
 	}
+	r = fields("caller", "okta:1", "method", "POST", "target", "/", record.FieldHow, ByOIDC, record.FieldIssuer, "https://okta.example", record.FieldSubject, "1",
+		record.FieldEmail, "a@example.com", record.FieldGroups, `["staff","dev"]`, record.FieldAuthed, "2026-01-02T03:00:00Z",
+		record.FieldFindings, `[["CARD","",2],["SECRET","aws",1]]`, "body", "")
+	if f, err := FactsOf(r, nil); err != nil || f.Known != KnownCaller|KnownFindings|KnownBody || !slices.Equal(f.Findings, []Finding{{"CARD", "", 2}, {"SECRET", "aws", 1}}) ||
+		f.Caller.How != ByOIDC || f.Caller.Issuer != "https://okta.example" || f.Caller.Subject != "1" || f.Caller.Email != "a@example.com" ||
+		!slices.Equal(f.Caller.Groups, []string{"staff", "dev"}) || f.Caller.At.Hour() != 3 || !f.Caller.Until.IsZero() {
+		t.Errorf("%+v, %+v, %v", f, f.Caller, err)
+	}
 	for _, c := range []struct {
 		r      record.Record
 		routes []Route
@@ -263,7 +271,8 @@ func TestFactsOf(t *testing.T) {
 	}
 	for _, r := range []record.Record{
 		fields("status", "200", "body", "{}"), fields("caller", "a", "method", "GET"),
-		fields("caller", "a", "method", "POST", "target", "/", "times", "x"), fields("caller", "a", "method", "POST", "target", "/", "headers", "x"),
+		fields("caller", "a", "method", "POST", "target", "/", record.FieldFindings, `[["CARD",1,1]]`), fields("caller", "a", "method", "POST", "target", "/", record.FieldAuthed, "x"),
+		fields("caller", "a", "method", "POST", "target", "/", record.FieldGroups, `{}`), fields("caller", "a", "method", "POST", "target", "/", "times", "x"), fields("caller", "a", "method", "POST", "target", "/", "headers", "x"),
 	} {
 		if f, err := FactsOf(r, nil); err == nil {
 			t.Errorf("%v: %+v", r, f)

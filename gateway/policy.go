@@ -114,7 +114,7 @@ type Param struct {
 
 // A Finding says how often something that the masker knows stands in a request. It has no value in it.
 type Finding struct {
-	Kind  string // card, iban, email, secret …
+	Kind  string // as the masker names it, in upper case: CARD, IBAN, EMAIL, SECRET …
 	Rule  string // which rule of that kind; "" for the built-in one
 	Count int
 }

@@ -354,7 +354,7 @@ func (c *checker) call(e ast.Expr, there facts) {
 		if f := c.l.field("Finding", "kind"); !ok {
 			c.slip(e, "a kind of finding must be written out; write findings.%s('…')", function)
 		} else {
-			c.among(lastArg(call), "findings of the kind", f.words, kind)
+			c.kind(lastArg(call), "findings of the kind", f.words, kind)
 		}
 	}
 }
@@ -398,6 +398,10 @@ func (c *checker) word(fact, value ast.Expr) {
 		return
 	}
 	full := c.named(s.Operand(), s.FieldName())
+	if f.of == findingType && f.name == "kind" {
+		c.kind(value, full, f.words, text)
+		return
+	}
 	c.among(value, full, f.words, text)
 	switch {
 	case full == "request.method" && text != strings.ToUpper(text):
@@ -412,6 +416,15 @@ func (c *checker) among(e ast.Expr, what string, words []string, word string) {
 	if words != nil && !slices.Contains(words, word) {
 		c.slip(e, "%s is never '%s'; write one of '%s'", what, word, strings.Join(words, "', '"))
 	}
+}
+
+// kind checks a kind of findings.
+func (c *checker) kind(e ast.Expr, what string, words []string, kind string) {
+	if upper := strings.ToUpper(kind); kind != upper && (words == nil || slices.Contains(words, upper)) {
+		c.slip(e, "kinds of findings are in upper case; write '%s'", upper)
+		return
+	}
+	c.among(e, what, words, kind)
 }
 
 // zone checks a time zone and keeps it.

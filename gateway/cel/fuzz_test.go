@@ -63,7 +63,7 @@ func (o one) Unwrap() []error { return o[:] }
 func FuzzJudge(f *testing.F) {
 	for _, when := range []string{
 		"true", "request.tools.exists(t, t == caller.name)", "has(request.params.n) && request.params.n > 3", "request.path.matches('^/v1/.*')",
-		"now.getHours('Europe/Berlin') > 3", "findings.count('card') > request.messages.size()", "request.size / 7 == 3 || has(request.model)",
+		"now.getHours('Europe/Berlin') > 3", "findings.count('CARD') > request.messages.size()", "request.size / 7 == 3 || has(request.model)",
 	} {
 		f.Add(when, "okta:1", "/v1/x", "gpt", "n", "text", int64(7), uint16(1<<10-1), uint16(3))
 	}

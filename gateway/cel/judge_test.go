@@ -19,7 +19,7 @@ func fiftyRules() []byte {
 			"has(request.model) && request.model in ['m%d', 'gpt-5-pro', 'o9']",
 			"has(request.max_tokens) && request.max_tokens > 8%d00 && !('research' in caller.groups)",
 			"request.tools.exists(t, t in ['shell-%d', 'browser', 'payments'])",
-			"findings.count('card') > %d && caller.name.startsWith('okta:')",
+			"findings.count('CARD') > %d && caller.name.startsWith('okta:')",
 		}[i%5]
 		then := []string{"refuse", "ask"}[i%2]
 		if i == 49 {
@@ -37,7 +37,7 @@ func theCall() *gateway.Facts {
 		Known: gateway.KnownCaller | gateway.KnownBody | gateway.KnownFindings,
 		Model: "gpt-5", MaxTokens: 1000, HasMaxTokens: true,
 		Messages: []gateway.Message{{Role: "system", Size: 100}, {Role: "user", Size: 1500}}, Tools: []string{"search", "read"},
-		Findings: []gateway.Finding{{Kind: "email", Count: 1}}, Now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC),
+		Findings: []gateway.Finding{{Kind: "EMAIL", Count: 1}}, Now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC),
 	}
 }
 

@@ -137,7 +137,7 @@ rules:
       valid: 10m
       hold: none
   - name: failing
-    when: findings.has('card')
+    when: findings.has('CARD')
     then: refuse
 `)
 	f := theCall()
@@ -229,7 +229,7 @@ func TestFacts(t *testing.T) {
 		}
 		f.Temperature, f.HasTemperature, f.Stream = 0.5, true, true
 		f.Messages = []gateway.Message{{Role: "system", Size: 100}, {Role: "user", Size: 1500, Parts: 1}}
-		f.Findings = []gateway.Finding{{Kind: "card", Rule: "visa", Count: 2}, {Kind: "card", Count: 1}, {Kind: "email", Count: 0}}
+		f.Findings = []gateway.Finding{{Kind: "CARD", Rule: "visa", Count: 2}, {Kind: "CARD", Count: 1}, {Kind: "EMAIL", Count: 0}}
 		f.Params = []gateway.Param{{Name: "n", Value: int64(3)}, {Name: "top_p", Value: 0.5}, {Name: "store", Value: true}, {Name: "user", Value: "u1"}, {Name: "metadata"}, {Name: "Seed", Value: int64(1)}}
 		return f
 	}
@@ -256,13 +256,13 @@ func TestFacts(t *testing.T) {
 			"has(request.params.store) && request.params.store", "has(request.params.user) && request.params.user == 'u1'",
 			"has(request.params.metadata) && request.params.metadata == null", "request.params.size() == 6", "request.params.exists(name, name == 'Seed')",
 			"!has(request.params.absent)", "!('absent' in request.params)",
-			"findings.has('card')", "findings.count('card') == 3", "findings.exists(x, x.kind == 'card' && x.rule == 'visa' && x.count == 2)", "!findings.has('email')", "size(findings) == 3",
+			"findings.has('CARD')", "findings.count('CARD') == 3", "findings.exists(x, x.kind == 'CARD' && x.rule == 'visa' && x.count == 2)", "!findings.has('EMAIL')", "size(findings) == 3",
 			"now == timestamp('2026-11-25T12:00:00Z')", "now.getHours('Europe/Berlin') == 13", "now.getDayOfWeek('UTC') == 3", "now.getFullYear('UTC') == 2026", "now.getMonth('UTC') == 10",
 			"now.getDate('UTC') == 25", "now.getMinutes('Asia/Kolkata') == 30",
 			"double(request.size) / 2.0 == 1024.0", "int(2.9) == 2", "request.size % 1000 == 48", "-request.size < 0",
 		}},
 		{call, "false", []string{
-			"has(request.params.n) && request.params.n == '3'", "has(request.params.metadata) && request.params.metadata == 1", "findings.has('secret')", "findings.count('secret') > 0",
+			"has(request.params.n) && request.params.n == '3'", "has(request.params.metadata) && request.params.metadata == 1", "findings.has('SECRET')", "findings.count('SECRET') > 0",
 			"has(request.model) && request.model.startsWith('GPT')", "'x' in request.tools",
 		}},
 		{call, "error", []string{
@@ -273,13 +273,13 @@ func TestFacts(t *testing.T) {
 		{empty, "true", []string{
 			"!has(caller.key)", "!has(caller.issuer)", "!has(caller.subject)", "!has(caller.email)", "!has(caller.at)", "!has(caller.until)", "caller.groups.size() == 0",
 			"!has(request.model)", "!request.stream", "!has(request.max_tokens)", "!has(request.temperature)", "request.messages.size() == 0", "request.tools.all(t, false)",
-			"!has(request.params.n)", "!findings.has('card')", "request.route == ''",
+			"!has(request.params.n)", "!findings.has('CARD')", "request.route == ''",
 		}},
 		{unknown, "error", []string{
 			"caller.name == ''", "caller.how == 'key'", "has(caller.key)", "has(caller.email)", "'x' in caller.groups", "!('x' in caller.groups)",
 			"has(request.model)", "!has(request.model)", "request.stream", "!request.stream", "has(request.max_tokens)", "has(request.temperature)", "request.messages.size() == 0",
 			"request.messages.all(m, true)", "'x' in request.tools", "!('x' in request.tools)", "request.tools.size() == 0", "has(request.params.n)", "!('n' in request.params)",
-			"findings.has('card')", "!findings.has('card')", "findings.count('card') > 0", "findings.all(x, false)", "size(findings) == 0",
+			"findings.has('CARD')", "!findings.has('CARD')", "findings.count('CARD') > 0", "findings.all(x, false)", "size(findings) == 0",
 		}},
 		{unknown, "true", []string{"request.size == 0", "request.route == '' || request.stream", "now < timestamp('2026-01-01T00:00:00Z')"}},
 	} {

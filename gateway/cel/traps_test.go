@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-var testNames = Names{Routes: []string{"main", "claude"}, Findings: []string{"card", "email", "secret"}}
+var testNames = Names{Routes: []string{"main", "claude"}, Findings: []string{"CARD", "EMAIL", "SECRET"}}
 
 // The traps of the trade, each of which is an error when a policy is read: what was written, where the mistake is, and
 // what is said of it.
@@ -36,8 +36,10 @@ var traps = []struct {
 	{"a word that never is, turned round", `'opnai' == request.api`, 1, "request.api is never 'opnai'"},
 	{"a word that never is, in a list", `request.api in ['openai', 'antropic']`, 27, "request.api is never 'antropic'"},
 	{"a route that is not there", `request.route != 'mian'`, 18, "request.route is never 'mian'; write one of 'main', 'claude'"},
-	{"a finding that is not there", `findings.has('crad')`, 14, "findings of the kind is never 'crad'; write one of 'card', 'email', 'secret'"},
-	{"a finding in a loop", `findings.exists(x, x.kind == 'crad')`, 30, "kind is never 'crad'"},
+	{"a finding that is not there", `findings.has('CRAD')`, 14, "findings of the kind is never 'CRAD'; write one of 'CARD', 'EMAIL', 'SECRET'"},
+	{"a finding in lower case", `findings.has('card')`, 14, "kinds of findings are in upper case; write 'CARD'"},
+	{"a finding in lower case in a loop", `findings.exists(x, x.kind == 'card')`, 30, "kinds of findings are in upper case; write 'CARD'"},
+	{"a finding in a loop", `findings.exists(x, x.kind == 'CRAD')`, 30, "kind is never 'CRAD'"},
 	{"a kind that is not written out", `findings.count(request.path) > 0`, 15, "a kind of finding must be written out"},
 	{"how callers are told", `caller.how == 'saml'`, 15, "caller.how is never 'saml'; write one of 'key', 'token', 'oidc', 'cert'"},
 	{"a method in lower case", `request.method == 'post'`, 19, "methods are in upper case; write 'POST'"},
@@ -80,7 +82,7 @@ var traps = []struct {
 	{"a fact that is misspelled", `has(request.modle) && request.size > 3`, 4, "there is no field modle; write request.model"},
 	{"a fact without its variable", `model == 'x'`, 1, "there is no model; write request.model"},
 	{"a variable that is misspelled", `reqest.size > 3`, 1, "there is no reqest; write request"},
-	{"a field of an element", `findings.exists(x, x.knd == 'card')`, 21, "there is no field knd; write .kind of one of findings"},
+	{"a field of an element", `findings.exists(x, x.knd == 'CARD')`, 21, "there is no field knd; write .kind of one of findings"},
 	{"a header that a caller writes", `request.headers['x-user'] == 'me'`, 8, "there is no field headers"},
 
 	{"and", `request.size > 3 and true`, 18, "write &&"},
@@ -144,8 +146,8 @@ func TestNoTraps(t *testing.T) {
 		`has(caller.at) && now - caller.at > duration('12h')`,
 		`now < timestamp('2027-01-01T00:00:00Z')`,
 		`request.messages.exists(m, m.role == 'system' && m.size > 10000) || request.messages.exists_one(m, m.parts > 0)`,
-		`findings.has('card') || findings.count('email') > 10 || findings.exists(x, x.kind == 'secret' && x.count > 1)`,
-		`findings.all(x, x.kind != 'card') && size(findings) < 5 && request.messages.size() < 100`,
+		`findings.has('CARD') || findings.count('EMAIL') > 10 || findings.exists(x, x.kind == 'SECRET' && x.count > 1)`,
+		`findings.all(x, x.kind != 'CARD') && size(findings) < 5 && request.messages.size() < 100`,
 	} {
 		if _, err := Parse("p.yaml", []byte(policyOf(when)), testNames); err != nil {
 			t.Errorf("%s\n%v", when, err)

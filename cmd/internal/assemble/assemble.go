@@ -389,10 +389,12 @@ type House struct {
 	Vault   *Vault
 	Gateway *gateway.Gateway // nil in the log's own process
 	Appends *remote.Server   // for gateways in other processes; nil for none
-	// Reload takes configurations whose keys, policy and witnesses the running log is to go on with.
+	// Reload takes configurations whose keys, policy and witnesses the running log is to go on with, and whose rules the
+	// gateway is.
 	Reload chan *config.Config
 	api    http.Handler
 	pen    *record.Writer                // the desk's; nil without a gateway
+	law    *law                          // nil without a gateway
 	runs   []func(context.Context) error // of what knows callers
 	env    Env
 }
@@ -419,6 +421,14 @@ func Build(c *config.Config, env Env) (*House, error) {
 			return nil, err
 		}
 		gc.Identifiers = known.identifiers
+		if c.Gateway.Policy != "" {
+			if _, gc.Policy, err = readPolicy(&c.Gateway); err != nil {
+				return nil, err
+			}
+		}
+		if gc.Approvals, err = approvals(c, refs); err != nil {
+			return nil, err
+		}
 		if token, err = operatorToken(c.Operators); err != nil {
 			return nil, err
 		}
@@ -448,9 +458,13 @@ func Build(c *config.Config, env Env) (*House, error) {
 
 func (h *House) addGateway(c *config.Config, gc gateway.Config, mux *http.ServeMux, token []byte) (err error) {
 	gc.Log, gc.Keys = h.Vault.Log, h.Vault.keys
+	if c.SharedApprovals() {
+		gc.Approvals.Tail = h.Vault.Log
+	}
 	if h.Gateway, err = gateway.New(gc); err != nil {
 		return err
 	}
+	h.law = newLaw(&c.Gateway, gc.Policy, h.Gateway.SetPolicy, h.env.Logger)
 	desk, pen, err := h.Vault.Desk(c.Gateway.ID + ".desk")
 	if err != nil {
 		return err
@@ -513,7 +527,8 @@ func (h *House) Run(ctx context.Context, at Listeners) error {
 					err = nil
 				}
 				return err
-			})
+			},
+			h.law.run)
 	}
 	if h.Appends != nil {
 		runs = append(runs, func(ctx context.Context) error { return h.Appends.Run(ctx, at.Appends) })
@@ -548,6 +563,12 @@ func (h *House) reloads(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case c := <-h.Reload:
+			if h.law != nil {
+				h.law.ask(&c.Gateway)
+			}
+			if h.Vault.local == nil && !c.HasLog() {
+				continue // it has no keys and witnesses here
+			}
 			run, err := h.Vault.Rekey(c)
 			if err != nil {
 				h.env.Logger.Error("the log goes on as it was", "err", err)
@@ -624,7 +645,7 @@ func gatewayConfig(c *config.Config, env Env, refs *Keyring) (gateway.Config, er
 		},
 	}
 	for _, k := range g.Callers {
-		out.Callers = append(out.Callers, gateway.Caller{Name: k.Name, Key: k.Key, SHA256: k.SHA256, Routes: k.Routes})
+		out.Callers = append(out.Callers, gateway.Caller{Name: k.Name, Key: k.Key, SHA256: k.SHA256, Routes: k.Routes, Groups: k.Groups, Email: k.Email})
 	}
 	for _, r := range g.Routes {
 		api, err := gateway.ParseAPI(r.API)
@@ -680,9 +701,13 @@ func operatorToken(path string) ([]byte, error) {
 
 // NewSecret returns 160 random bits as text.
 func NewSecret() string {
-	b := make([]byte, 20)
+	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(random(20)))
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
 	rand.Read(b)
-	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b))
+	return b
 }
 
 // While runs a vault and a pen for as long as do takes, and closes the vault. That the last entries could not be signed for

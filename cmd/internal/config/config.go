@@ -221,6 +221,10 @@ type Gateway struct {
 	Callers   []Caller `yaml:"callers"`
 	Identity  Identity `yaml:"identity"` // how callers are known by other things than static keys
 	Routes    []Route  `yaml:"routes"`
+	// Policy is a file of rules that judge calls; see gateway/cel/POLICY.md. It is read again when it changes, and on
+	// SIGHUP; one with a mistake in it changes nothing. By default every call of a known caller passes.
+	Policy    string     `yaml:"policy"`
+	Approvals *Approvals `yaml:"approvals"` // how people are asked, where the policy wants a yes
 }
 
 // TLS names a certificate and its key.
@@ -252,6 +256,8 @@ type Caller struct {
 	Key    string   `yaml:"key"`    // the key's own name, where a principal has several
 	SHA256 string   `yaml:"sha256"` // of the key, in hex
 	Routes []string `yaml:"routes"` // by default all
+	Groups []string `yaml:"groups"` // what rules know it by, and who asks for approvals
+	Email  string   `yaml:"email"`  // by which it is known to be the same person when it logs in otherwise; by default none
 }
 
 // Route leads to one model API.
@@ -460,6 +466,9 @@ func (c *Config) checkGateway() error {
 	if err := c.Gateway.checkIdentity(); err != nil {
 		return err
 	}
+	if err := c.checkApprovals(); err != nil {
+		return err
+	}
 	if _, err := gateway.ParseMode(c.Gateway.Mode); err != nil {
 		return err
 	}
@@ -526,6 +535,8 @@ func (c *Config) resolve(dir string) {
 		at(&c.Gateway.Routes[i].Credential.File)
 	}
 	c.Gateway.Identity.resolve(at)
+	at(&c.Gateway.Policy)
+	c.Gateway.Approvals.resolve(at)
 }
 
 // reference reads where a key is: a reference, or the path of a file, which is relative to dir.

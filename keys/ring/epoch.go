@@ -355,12 +355,19 @@ const (
 	mostRetry  = time.Minute
 )
 
-// confirm does what watch has to do now, and returns after how long there may be more.
+// confirm does what watch has to do now, and returns after how long there may be more. What is overdue is dropped before
+// the tenant key is asked for anything, which may hang.
 func (r *Ring) confirm(ctx context.Context) time.Duration {
-	next := r.maxStale / askParts
 	for _, e := range r.known() {
-		next = min(next, r.confirmEpoch(ctx, e))
+		e.mu.RLock()
+		overdue := e.key != nil && age(e.confirmed) >= r.maxStale
+		e.mu.RUnlock()
+		if overdue {
+			r.log.Error("keys/ring: the tenant key has not confirmed its epoch key, which is dropped now: no keys are made and none opened until it does", "epoch", e.number, "after", r.maxStale)
+			r.expire(ctx, e)
+		}
 	}
+	next := r.maxStale / askParts
 	r.seals.drop(func(_ uint64, s cached) bool {
 		if !s.epoch.fresh(r.maxStale) {
 			return true
@@ -370,22 +377,22 @@ func (r *Ring) confirm(ctx context.Context) time.Duration {
 		}
 		return false
 	})
+	for _, e := range r.known() {
+		next = min(next, r.confirmEpoch(ctx, e))
+	}
 	return max(next, leastPause)
 }
 
-// confirmEpoch does confirm's work for one epoch.
+// confirmEpoch has the tenant key confirm one epoch, if it is time to.
 func (r *Ring) confirmEpoch(ctx context.Context, e *epoch) time.Duration {
 	retry := min(max(r.maxStale/retryParts, leastPause), mostRetry)
 	e.mu.RLock()
 	held, failed, left := e.key != nil, e.failed, r.maxStale-age(e.confirmed)
 	e.mu.RUnlock()
-	current := e == r.current.Load()
 	if held && left <= 0 {
-		r.log.Error("keys/ring: the tenant key has not confirmed its epoch key, which is dropped now: no keys are made and none opened until it does", "epoch", e.number, "after", r.maxStale)
-		r.expire(ctx, e)
-		held = false
+		return 0
 	}
-	if !held && !current {
+	if !held && e != r.current.Load() {
 		return r.maxStale // whoever needs it asks
 	}
 	due := left - r.maxStale + r.maxStale/askParts
@@ -423,15 +430,14 @@ func (e *epoch) confirmedAt() time.Time {
 	return e.confirmed
 }
 
-// expire drops the key of e and all that hang on it. Whatever was unsealed meanwhile is dropped
-// when confirm comes past it.
+// expire drops the key of e, and that of the segment being filled if it hangs on it. Those of segments that were read
+// confirm drops.
 func (r *Ring) expire(ctx context.Context, e *epoch) {
 	if e != r.current.Load() {
 		r.forget(e)
 		return
 	}
 	e.drop()
-	r.seals.drop(func(_ uint64, s cached) bool { return s.epoch == e })
 	unlock, err := r.lock(ctx, r.making)
 	if err != nil {
 		return // the ring is being closed, which drops all of them, or is not run any more

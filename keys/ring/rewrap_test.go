@@ -105,12 +105,15 @@ func TestRewrap(t *testing.T) {
 	}
 	but[ids[3]] = nil // it was erased in the backup too
 	w.check(t, r, but)
+	if n := len(r.known()); n != 1 {
+		t.Errorf("%d epochs are in memory, and one opens", n)
+	}
 	if _, err := r.Needed(t.Context()); !errors.Is(err, keys.ErrGone) {
 		t.Errorf("needed, with a segment that does not open: %v", err)
 	}
 	k.rotate()
-	if _, err := r.Rewrap(t.Context()); !errors.Is(err, keys.ErrGone) || !strings.Contains(err.Error(), filepath.Base(path)) {
-		t.Errorf("a segment that does not open: %v", err)
+	if m, err := r.Rewrap(t.Context()); !errors.Is(err, keys.ErrGone) || !strings.Contains(err.Error(), filepath.Base(path)) || m.Segments != 4 {
+		t.Errorf("a segment that does not open: %+v, %v", m, err)
 	}
 	d.inodes[path].now = good
 	w.check(t, r, nil)
@@ -401,6 +404,13 @@ func TestRewrapLeavesWhatIsDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.check(t, r, nil)
+	// One with room at its end that was never written to.
+	n := d.inodes[r.path(bad.segment())]
+	n.now = append(n.now, make([]byte, 3*slotSize)...)
+	if _, err := r.Rewrap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.check(t, r, nil)
 	// Not more is said than can be read.
 	many := w.take(t, r, 100)
 	for _, id := range many {
@@ -426,8 +436,16 @@ func TestFormer(t *testing.T) {
 		t.Fatalf("without the former key: %v", err)
 	}
 	cfg := Config{KEK: k, Former: []Wrapper{newKEK(2), old}, Batch: 4, Segment: 4}
+	cfg.MaxStale = 1
 	r = open(t, dir, cfg)
+	k.questions()
 	w.check(t, r, nil)
+	if n := k.questions(); n != 0 {
+		t.Errorf("the new key was asked %d times what the former one wrapped", n)
+	}
+	r.Close()
+	cfg.MaxStale = 0
+	r = open(t, dir, cfg)
 	if needs, err := r.Needed(t.Context()); err != nil || !slices.Equal(needs, []Need{{old, 0, 2}}) {
 		t.Fatalf("needed: %v, %v", needs, err)
 	}
@@ -440,12 +458,65 @@ func TestFormer(t *testing.T) {
 		t.Fatalf("needed: %v, %v", needs, err)
 	}
 	r.Close()
-	r = open(t, dir, Config{KEK: k})
+	r = open(t, dir, Config{KEK: k, Batch: 4, Segment: 4})
 	w.check(t, r, nil)
 	r.Close()
 	if _, err := Open(dir, Config{KEK: old}); !errors.Is(err, ErrWrongKEK) {
 		t.Fatalf("with the former key alone: %v", err)
 	}
+}
+
+// A segment that only a tenant key opens that is not there any more stays, and holds nothing else up.
+func TestFormerIsGone(t *testing.T) {
+	old, k, dir, d := newKEK(1), newTenant(), t.TempDir(), newMemDisk()
+	cfg := Config{KEK: old, Batch: 4, Segment: 4, disk: d.disk()}
+	r := open(t, dir, cfg)
+	w := world{}
+	ids := w.take(t, r, 12)
+	r.Close()
+	cfg.KEK, cfg.Former = k, []Wrapper{old}
+	r = open(t, dir, cfg)
+	stays := ids[5].segment()
+	slot := &d.inodes[r.path(stays)].now[ids[5].offset()+20]
+	*slot ^= 1
+	if m, err := r.Rewrap(t.Context()); !errors.Is(err, ErrCorrupt) || m.Segments != 2 {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	*slot ^= 1
+	r.Close()
+	cfg.Former = nil
+	r = open(t, dir, cfg)
+	if m, err := r.Rewrap(t.Context()); !errors.Is(err, ErrWrongKEK) || m.Segments != 2 {
+		t.Errorf("%+v, %v", m, err)
+	}
+	but := map[ID]error{}
+	for _, id := range ids {
+		if id.segment() == stays {
+			but[id] = ErrWrongKEK
+		}
+	}
+	w.check(t, r, but)
+	if needs, err := r.Needed(t.Context()); !errors.Is(err, ErrWrongKEK) {
+		t.Errorf("needed: %v, %v", needs, err)
+	}
+}
+
+// What is begun while a Rewrap begins is of its epoch already, and is not moved.
+func TestBegunSince(t *testing.T) {
+	k, d := newTenant(), newMemDisk()
+	r := open(t, t.TempDir(), Config{KEK: k, Batch: 4, Segment: 4, disk: d.disk()})
+	w := world{}
+	w.take(t, r, 8)
+	d.setBefore(func(op, path string) {
+		if op == "list" {
+			d.setBefore(nil)
+			w.take(t, r, 4)
+		}
+	})
+	if m, err := r.Rewrap(t.Context()); err != nil || m != (Moved{2, 2, 8}) {
+		t.Errorf("%+v, %v", m, err)
+	}
+	w.check(t, r, nil)
 }
 
 // A Rewrap takes its time, and ends soon when it is told to.
@@ -596,6 +667,83 @@ func TestDoubtfulName(t *testing.T) {
 	cut := d.crash(rand.New(rand.NewPCG(0, 0)))
 	r.Close()
 	c.finish(t, cut, w)
+}
+
+// A Rewrap that could not begin leaves the ring in an epoch that its file may not have any more: both are needed.
+func TestDoubtfulEpoch(t *testing.T) {
+	k, d := newTenant(), newMemDisk()
+	r := open(t, t.TempDir(), Config{KEK: k, Batch: 4, disk: d.disk()})
+	k.rotate()
+	d.setFault(func(op, path string) error {
+		if op == "syncdir" {
+			return errInjected
+		}
+		return nil
+	})
+	if _, err := r.Rewrap(t.Context()); !errors.Is(err, errInjected) {
+		t.Fatal(err)
+	}
+	d.setFault(nil)
+	if needs, err := r.Needed(t.Context()); err != nil || !slices.Equal(needs, []Need{{k, 1, 0}, {k, 2, 0}}) {
+		t.Errorf("needed: %v, %v", needs, err)
+	}
+	w := world{}
+	w.take(t, r, 4)
+	w.check(t, r, nil)
+}
+
+// An Erase that has had the directory synced does not vouch for a name that came after.
+func TestNameAfterTheSync(t *testing.T) {
+	k, d, dir := newTenant(), newMemDisk(), t.TempDir()
+	w := world{}
+	r := open(t, dir, Config{KEK: k, Batch: 4, disk: d.disk()})
+	id := w.take(t, r, 1)[0]
+	r.Close()
+	disk := d.disk()
+	sync, hooked := disk.syncDir, false
+	renames, erased, moved := make(chan bool), make(chan bool), make(chan error)
+	disk.syncDir = func(dir string) error {
+		err := sync(dir)
+		if hooked {
+			return err
+		}
+		hooked = true
+		go func() { _, err := r.Rewrap(t.Context()); moved <- err }()
+		select {
+		case <-renames:
+			close(erased)
+		case <-time.After(50 * time.Millisecond): // it waits for the Erase
+			close(erased)
+		}
+		return err
+	}
+	r = open(t, dir, Config{KEK: k, Batch: 4, disk: disk})
+	d.setBefore(func(op, path string) {
+		if op == "rename" {
+			d.setBefore(nil)
+			select {
+			case renames <- true:
+			case <-erased:
+			}
+			<-erased
+			time.Sleep(20 * time.Millisecond)
+		}
+	})
+	d.setFault(func(op, path string) error {
+		if op == "list" { // no more than the ring's own file
+			return errInjected
+		}
+		return nil
+	})
+	w.erase(t, r, id)
+	if err := <-moved; !errors.Is(err, errInjected) {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, ringFile)
+	if r.current.Load().number != 2 || d.durable[path] != d.inodes[path] {
+		t.Error("the disk does not have the new epoch's file")
+	}
+	w.check(t, r, nil)
 }
 
 // Everything at once, on a real disk.

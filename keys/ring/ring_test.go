@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -232,6 +234,16 @@ func TestSyncsAreBounded(t *testing.T) {
 	if kek.asked != 2 {
 		t.Errorf("the tenant key was asked %d times, want 2: to wrap the epoch key and to unwrap it", kek.asked)
 	}
+	// An Erase costs one.
+	ids := slices.Collect(maps.Keys(w))[:10]
+	before := d.syncs
+	for _, id := range ids {
+		w.erase(t, r, id)
+	}
+	if n := d.syncs - before; n != len(ids) {
+		t.Errorf("%d syncs for %d keys erased", n, len(ids))
+	}
+	w.check(t, r, nil)
 }
 
 func TestConcurrent(t *testing.T) {
@@ -389,6 +401,55 @@ func TestClosed(t *testing.T) {
 	w.check(t, open(t, dir, Config{}), nil)
 }
 
+// What is closed writes no more: the directory may have another owner. And it waits for what is being written.
+func TestCloseWaits(t *testing.T) {
+	dir, d := t.TempDir(), newMemDisk()
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, dir, Config{Batch: 4, disk: d.disk()})
+		w := world{}
+		id := w.take(t, r, 1)[0]
+		inStock := <-r.stock
+		r.stock <- inStock
+		before := d.copy()[segmentName(id.segment())]
+		moved, closed := make(chan error, 1), make(chan time.Duration, 1)
+		d.setBefore(func(op, path string) {
+			if op == "create" {
+				time.Sleep(time.Minute)
+			}
+		})
+		go func() { _, err := r.Rewrap(t.Context()); moved <- err }()
+		time.Sleep(time.Second)
+		d.setBefore(func(op, path string) {
+			if op == "open" { // Erase has found the ring open
+				d.setBefore(nil)
+				begin := time.Now()
+				go func() {
+					if err := r.Close(); err != nil {
+						t.Error(err)
+					}
+					closed <- time.Since(begin)
+				}()
+				time.Sleep(time.Second)
+			}
+		})
+		if err := r.Erase(t.Context(), id); !errors.Is(err, ErrClosed) {
+			t.Errorf("Erase: %v", err)
+		}
+		if err := <-moved; !errors.Is(err, ErrClosed) {
+			t.Errorf("Rewrap: %v", err)
+		}
+		if took := <-closed; took < 50*time.Second {
+			t.Errorf("closed after %v, while a Rewrap writes", took)
+		}
+		if after := d.copy()[segmentName(id.segment())]; !bytes.Equal(before, after) {
+			t.Error("it was written to")
+		}
+		if !bytes.Equal(inStock.key.Bytes(), make([]byte, keySize)) {
+			t.Error("a key in stock is in memory")
+		}
+	})
+}
+
 // Run outlives a disk that is full for a minute: it tries again, ever more slowly, and then
 // fills the stock.
 func TestRunTriesAgain(t *testing.T) {
@@ -536,10 +597,12 @@ func TestBadConfig(t *testing.T) {
 
 // A Wrapper that does not keep its word is found out before a key depends on it.
 func TestBadWrapper(t *testing.T) {
+	var kept []byte
 	for name, kek := range map[string]Wrapper{
+		"keeps it for itself":      wrapper{func(key []byte) []byte { kept = bytes.Clone(key); return nil }, func([]byte) []byte { return bytes.Clone(kept) }},
 		"wraps into nothing":       wrapper{wrap: func(key []byte) []byte { return nil }},
 		"wraps into too much":      wrapper{wrap: func(key []byte) []byte { return make([]byte, maxWrapped+1) }},
-		"gives back another":       wrapper{unwrap: func(w []byte) []byte { return append([]byte{1}, w[1:]...) }},
+		"gives back another":       wrapper{unwrap: func(w []byte) []byte { return append([]byte{w[0] ^ 1}, w[1:]...) }},
 		"gives back something odd": wrapper{unwrap: func(w []byte) []byte { return w[1:] }},
 	} {
 		dir := t.TempDir()

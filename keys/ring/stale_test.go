@@ -13,6 +13,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/tallystick/tallystick/keys"
 )
@@ -184,6 +185,11 @@ func TestStale(t *testing.T) {
 				if n := k.questions(); n != 0 {
 					t.Errorf("asked %d times", n)
 				}
+				said := log.count()
+				time.Sleep(5 * time.Hour)
+				if n := log.count(); n != said {
+					t.Errorf("%d lines more in the log: %s", n-said, log.String())
+				}
 			})
 		})
 	}
@@ -254,6 +260,22 @@ func TestStaleSinceItWasAsked(t *testing.T) {
 		w.lives(t, r)
 		time.Sleep(2 * time.Second)
 		w.lives(t, r, ErrStale, errSealed)
+		r.Close()
+
+		// Likewise a new epoch: two questions.
+		k.setFault(func(context.Context) (func([]byte) []byte, error) {
+			time.Sleep(20 * time.Minute)
+			return nil, nil
+		})
+		asked = time.Now()
+		r = open(t, t.TempDir(), Config{KEK: k, Batch: 64, Timeout: time.Hour, disk: newMemDisk().disk()})
+		defer r.Close()
+		k.setFault(faults[0].fault)
+		time.Sleep(time.Until(asked.Add(time.Hour - time.Second)))
+		w = world{}
+		w.take(t, r, 1)
+		time.Sleep(2 * time.Second)
+		w.lives(t, r, ErrStale, errSealed)
 	})
 }
 
@@ -281,6 +303,48 @@ func TestStaleVersion1(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		w.lives(t, r)
 	})
+}
+
+// What hangs on no epoch is dropped in its own time, whenever that of the epoch in use is confirmed.
+func TestStaleVersion1InItsOwnTime(t *testing.T) {
+	dir, w := fixture(t, "v1")
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, dir, Config{KEK: newKEK('k'), Batch: 4})
+		defer r.Close()
+		cached := func() int {
+			r.seals.mu.Lock()
+			defer r.seals.mu.Unlock()
+			return len(r.seals.m)
+		}
+		go r.Run(t.Context())
+		time.Sleep(20 * time.Minute)
+		w.lives(t, r)
+		time.Sleep(time.Hour - time.Second)
+		if n := cached(); n == 0 {
+			t.Error("no key is in memory")
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if n := cached(); n != 0 {
+			t.Errorf("%d keys are in memory", n)
+		}
+		w.lives(t, r)
+	})
+}
+
+// With an epoch goes what hangs on it.
+func TestForget(t *testing.T) {
+	r := open(t, t.TempDir(), Config{Batch: 4, Segment: 4})
+	w := world{}
+	w.take(t, r, 8)
+	w.check(t, r, nil)
+	if len(r.seals.m) != 2 {
+		t.Fatalf("%d keys are in memory", len(r.seals.m))
+	}
+	r.forget(r.current.Load())
+	if len(r.seals.m) != 0 || len(r.known()) != 0 || r.current.Load().key != nil {
+		t.Errorf("%d keys and %d epochs are in memory", len(r.seals.m), len(r.known()))
+	}
 }
 
 // An answer that comes when the ring is closed is not kept.
@@ -461,6 +525,36 @@ func TestNoCache(t *testing.T) {
 	w.check(t, r, nil)
 }
 
+// Whoever comes while the tenant key is being asked waits for the next answer, which all of them share.
+func TestAnswersAreShared(t *testing.T) {
+	dir, d, k := t.TempDir(), newMemDisk(), newTenant()
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, dir, Config{KEK: k, Batch: 64, MaxStale: 1, disk: d.disk()})
+		defer r.Close()
+		r.making <- struct{}{}
+		r.restock(t.Context())
+		<-r.making
+		k.questions()
+		k.setFault(func(context.Context) (func([]byte) []byte, error) {
+			time.Sleep(time.Second)
+			return nil, nil
+		})
+		var wg sync.WaitGroup
+		for i := range 50 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i+1) * time.Millisecond)
+				if _, _, err := r.New(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := k.questions(); n != 2 {
+			t.Errorf("asked %d times for 50 keys at once, want 2", n)
+		}
+	})
+}
+
 // While the machine sleeps one clock stands still, and whoever sets the other back gains
 // nothing.
 func TestAge(t *testing.T) {
@@ -469,6 +563,23 @@ func TestAge(t *testing.T) {
 	}
 	if a := age(time.Now().Round(0).Add(-time.Hour)); a < time.Hour || a > 2*time.Hour { // no monotonic clock in it
 		t.Error(a)
+	}
+	// A Time is its wall clock's second, from bit 30 of the first word on, and the other clock in the second word.
+	odd := func(wall, other time.Duration) time.Time {
+		t := time.Now()
+		words := (*[2]uint64)(unsafe.Pointer(&t))
+		words[0] += uint64(wall/time.Second) << 30
+		words[1] += uint64(other)
+		return t
+	}
+	if was := odd(-time.Minute, -time.Second); time.Since(was).Round(time.Second) != time.Second || time.Since(was.Round(0)).Round(time.Second) != time.Minute {
+		t.Fatal("this test knows no more how the standard library is built")
+	}
+	if a := age(odd(-time.Hour, 0)); a < time.Hour || a > 2*time.Hour {
+		t.Errorf("a machine slept: %v", a)
+	}
+	if a := age(odd(time.Hour, -time.Hour)); a < time.Hour || a > 2*time.Hour {
+		t.Errorf("a clock was set back: %v", a)
 	}
 	if a := age(time.Time{}); a < 100*365*24*time.Hour {
 		t.Error(a)

@@ -155,6 +155,7 @@ type Config struct {
 	// Identifiers know callers by other things than static keys, which are asked for first; the others are asked in this
 	// order. Whoever makes them runs what of them must run.
 	Identifiers []Identifier
+	Pages       Pages          // nil for none
 	Hosts       []string       // the names callers may use for the gateway; nil for any
 	TLS         *tls.Config    // towards callers; nil for plain HTTP
 	Roots       *x509.CertPool // for certificates of models; nil for the system's

@@ -60,6 +60,10 @@ func (g *Gateway) own(ctx *fasthttp.RequestCtx) {
 		g.serveHook(ctx, name)
 		return
 	}
+	if path != ownPrefix+"health" && g.cfg.Pages != nil {
+		g.servePage(ctx)
+		return
+	}
 	if path != ownPrefix+"health" || !ctx.IsGet() && !ctx.IsHead() {
 		g.answer(ctx, record.ID{}, &refusal{http.StatusNotFound, "unknown_path", "the gateway has no such endpoint; " + ownPrefix + "health tells whether it lives, " + receiptsPrefix + "SESSION gives a receipt, " + approvalsPath + " says what waits for a yes"})
 		return

@@ -1,0 +1,482 @@
+// Package login serves the pages on which people log in, and gives them the gateway's own tokens: a session for the browser,
+// and tokens for programs, by the device flow of RFC 8628.
+//
+// What is always true:
+//
+//   - who somebody is, a [Provider] says; here nobody has a password;
+//   - an answer of a provider's is good for once, within ten minutes, in the browser that asked;
+//   - a program is given a token when the person who is signed in has seen its code and said yes, on a page of this
+//     gateway's. The token ends when that person's session does, and goes to the program alone;
+//   - nothing changes by following a link: what changes something is a POST from a page of this gateway's, with a word
+//     that only such a page has;
+//   - pages run no script, but for the one line that sends a SAML response on, and stand in no frame.
+//
+// Log-ins that are under way are in memory: a restart ends them. Sessions and tokens are in the store.
+package login
+
+import (
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/tallystick/tallystick/gateway"
+	"github.com/tallystick/tallystick/gateway/token"
+)
+
+// Where the pages lie, from the gateway's root.
+const (
+	Path       = "/.tallystick/login"
+	BackPath   = Path + "/back"   // where OpenID Connect issuers send browsers back to
+	SAMLPath   = Path + "/saml"   // where SAML responses are posted to
+	DevicePath = Path + "/device" // a program asks for a code (RFC 8628 §3.1)
+	TokenPath  = Path + "/token"  // and polls for its token (§3.4)
+	TokensPath = "/.tallystick/tokens"
+)
+
+// A Provider logs people in elsewhere, in two steps between which the browser is there. See the Logins of gateway/oidc and
+// gateway/saml.
+type Provider interface {
+	// Name is what the provider is called here.
+	Name() string
+	// Begin returns where the browser is sent, and what is to be remembered for Finish. state comes back with it.
+	Begin(ctx context.Context, state string) (to, memory string, err error)
+	// Finish tells who came back with r. Errors are those of a gateway.Identifier.
+	Finish(ctx context.Context, r *http.Request, memory string) (*gateway.Principal, error)
+}
+
+// Config is what Pages are made of.
+type Config struct {
+	Public    string       // where browsers find the gateway: https://gateway.example, or http on a loopback address
+	Tokens    *token.Store // who makes it runs it
+	Providers []Provider   // in the order in which they are offered
+	// Life is how long a session lives, and with it the tokens that were given in it; default 12 hours, at most token.Longest.
+	Life   time.Duration
+	Logger *slog.Logger // nil for none
+}
+
+const (
+	underWay   = 10 * time.Minute // for a log-in, and for a code to be confirmed
+	maxPending = 10_000           // log-ins under way
+	maxDevices = 1_000            // codes that wait
+	maxOfOne   = 20               // of them from one address
+	interval   = 2 * time.Second  // between two polls of a program
+	maxForm    = 512 << 10        // bytes of what is posted
+)
+
+// Pages are what lies under Path and TokensPath. Make them with New. Safe for concurrent use.
+type Pages struct {
+	cfg      Config
+	origin   string // of Public
+	secure   bool
+	key      []byte // for words that only pages of this process have
+	log      *slog.Logger
+	mux      *http.ServeMux
+	logins   *table[pending]
+	devices  *table[*device] // by the SHA-256 of what the program has
+	byCode   *table[*device] // by the code that people see
+	provider map[string]Provider
+}
+
+var _ gateway.Pages = (*Pages)(nil)
+
+// pending is a log-in that is under way.
+type pending struct {
+	provider Provider
+	memory   string
+	browser  [sha256.Size]byte // of the cookie of the browser that asked
+	code     string            // of the program that the person came for; "" for none
+}
+
+// New returns Pages.
+func New(cfg Config) (*Pages, error) {
+	u, err := url.Parse(cfg.Public)
+	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path != "" && u.Path != "/" {
+		return nil, fmt.Errorf("login: where browsers find the gateway is %q; give a URL such as https://gateway.example", cfg.Public)
+	}
+	local := u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback()
+	if u.Scheme != "https" && !(u.Scheme == "http" && local) {
+		return nil, errors.New("login: browsers must find the gateway over https: who reads a session can be anybody")
+	}
+	if cfg.Tokens == nil || len(cfg.Providers) == 0 {
+		return nil, errors.New("login: no store for tokens, or nobody who logs people in")
+	}
+	cfg.Life = cmp.Or(cfg.Life, 12*time.Hour)
+	if cfg.Life < time.Minute || cfg.Life > token.Longest {
+		return nil, fmt.Errorf("login: a session of %v; choose 1m to %v", cfg.Life, token.Longest)
+	}
+	p := &Pages{
+		cfg: cfg, origin: u.Scheme + "://" + u.Host, secure: u.Scheme == "https", key: make([]byte, 32), log: cfg.Logger,
+		logins: newTable[pending](maxPending), devices: newTable[*device](maxDevices), byCode: newTable[*device](maxDevices),
+		provider: make(map[string]Provider),
+	}
+	rand.Read(p.key)
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	for _, o := range cfg.Providers {
+		if p.provider[o.Name()] != nil {
+			return nil, fmt.Errorf("login: two providers are called %s", o.Name())
+		}
+		p.provider[o.Name()] = o
+	}
+	p.mux = http.NewServeMux()
+	p.mux.HandleFunc("GET "+Path, p.home)
+	p.mux.HandleFunc("GET "+Path+"/start", p.start)
+	p.mux.HandleFunc("GET "+BackPath, p.back)
+	p.mux.HandleFunc("POST "+SAMLPath, p.posted)
+	p.mux.HandleFunc("GET "+SAMLPath+"/{name}", p.metadata)
+	p.mux.HandleFunc("GET "+Path+"/style.css", p.style)
+	p.mux.HandleFunc("POST "+Path+"/confirm", p.confirm)
+	p.mux.HandleFunc("POST "+Path+"/revoke", p.revoke)
+	p.mux.HandleFunc("POST "+Path+"/out", p.out)
+	p.mux.HandleFunc("POST "+DevicePath, p.begin)
+	p.mux.HandleFunc("POST "+TokenPath, p.poll)
+	return p, nil
+}
+
+// ServePage answers a request. from is who makes it, if that is known by more than a cookie.
+func (p *Pages) ServePage(w http.ResponseWriter, r *http.Request, from *gateway.Principal) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Content-Security-Policy", policy)
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	if r.Method == http.MethodPost {
+		if err := r.ParseForm(); err != nil {
+			p.fail(w, http.StatusBadRequest, "What was sent cannot be read.")
+			return
+		}
+	}
+	if r.URL.Path == TokensPath || strings.HasPrefix(r.URL.Path, TokensPath+"/") {
+		p.tokens(w, r, from)
+		return
+	}
+	p.mux.ServeHTTP(w, r)
+}
+
+// cookie is the name of a cookie: under TLS one that no other host and no plain connection can set.
+func (p *Pages) cookie(name string) string {
+	if p.secure {
+		return "__Host-" + name
+	}
+	return name
+}
+
+const (
+	loginCookie   = "tallystick-login"
+	sessionCookie = "tallystick-session"
+)
+
+func (p *Pages) set(w http.ResponseWriter, name, value string, life time.Duration, same http.SameSite) {
+	c := &http.Cookie{Name: p.cookie(name), Value: value, Path: "/", HttpOnly: true, Secure: p.secure, SameSite: same, MaxAge: int(life.Seconds())}
+	if value == "" {
+		c.MaxAge = -1
+	}
+	http.SetCookie(w, c)
+}
+
+func (p *Pages) read(r *http.Request, name string) string {
+	c, err := r.Cookie(p.cookie(name))
+	if err != nil {
+		return ""
+	}
+	return c.Value
+}
+
+// Person tells who is signed in with the browser that makes a request, and the session.
+func (p *Pages) Person(r *http.Request) (*token.Token, bool) {
+	t, err := p.cfg.Tokens.Session(p.read(r, sessionCookie))
+	return t, err == nil
+}
+
+// word is what only pages of this gateway's have, for one session and one purpose.
+func (p *Pages) word(t *token.Token, purpose string) string {
+	m := hmac.New(sha256.New, p.key)
+	m.Write([]byte(t.ID + "\n" + purpose))
+	return hex.EncodeToString(m.Sum(nil))
+}
+
+// same says whether a POST comes from a page of this gateway's that the person of the session was shown.
+func (p *Pages) same(r *http.Request, t *token.Token, purpose string) bool {
+	if o := r.Header.Get("Origin"); o != "" && o != p.origin {
+		return false
+	}
+	if s := r.Header.Get("Sec-Fetch-Site"); s != "" && s != "same-origin" {
+		return false
+	}
+	return subtle.ConstantTimeCompare([]byte(r.PostForm.Get("word")), []byte(p.word(t, purpose))) == 1
+}
+
+// home shows who is signed in, what waits for a yes, and the tokens; or who logs people in.
+func (p *Pages) home(w http.ResponseWriter, r *http.Request) {
+	code := normal(r.URL.Query().Get("code"))
+	t, ok := p.Person(r)
+	if !ok {
+		names := make([]string, 0, len(p.cfg.Providers))
+		for _, o := range p.cfg.Providers {
+			names = append(names, o.Name())
+		}
+		p.show(w, http.StatusOK, "choose", map[string]any{"Code": code, "Providers": names, "Start": Path + "/start"})
+		return
+	}
+	data := map[string]any{
+		"Who": t.Principal.Name, "Email": t.Principal.Email, "Until": t.Expires.UTC().Format("2006-01-02 15:04 UTC"), "Asked": code != "",
+		"Out": Path + "/out", "OutWord": p.word(t, "out"), "Revoke": Path + "/revoke", "RevokeWord": p.word(t, "revoke"),
+	}
+	if d, ok := p.byCode.get(code); ok && code != "" && d.waits() {
+		data["Device"] = map[string]string{"Code": shown(code), "Name": d.name, "From": d.from}
+		data["Confirm"], data["ConfirmWord"], data["Raw"] = Path+"/confirm", p.word(t, "confirm "+code), code
+	}
+	var mine []map[string]string
+	for _, o := range p.cfg.Tokens.List() {
+		if o.Kind == token.Bearer && o.Principal.Name == t.Principal.Name {
+			mine = append(mine, map[string]string{"ID": o.ID, "Name": o.Name, "Until": o.Expires.UTC().Format("2006-01-02 15:04 UTC")})
+		}
+	}
+	data["Tokens"] = mine
+	p.show(w, http.StatusOK, "home", data)
+}
+
+// start sends the browser to a provider.
+func (p *Pages) start(w http.ResponseWriter, r *http.Request) {
+	o := p.provider[r.URL.Query().Get("provider")]
+	if o == nil {
+		p.fail(w, http.StatusNotFound, "Nobody of that name logs people in here.")
+		return
+	}
+	state := rand.Text()
+	to, memory, err := o.Begin(r.Context(), state)
+	if err != nil {
+		p.log.Warn("a log-in could not begin", "provider", o.Name(), "err", err)
+		p.fail(w, http.StatusBadGateway, "The provider cannot be reached now. Try again, or ask who runs the gateway.")
+		return
+	}
+	browser := p.read(r, loginCookie)
+	if len(browser) != len(state) {
+		browser = rand.Text()
+	}
+	if !p.logins.put(state, pending{o, memory, sha256.Sum256([]byte(browser)), normal(r.URL.Query().Get("code"))}, "") {
+		p.fail(w, http.StatusServiceUnavailable, "Too many people log in at once. Try again in a minute.")
+		return
+	}
+	// Lax: it must come back from the provider's site.
+	p.set(w, loginCookie, browser, underWay, http.SameSiteLaxMode)
+	http.Redirect(w, r, to, http.StatusSeeOther)
+}
+
+// back finishes a log-in at an OpenID Connect issuer.
+func (p *Pages) back(w http.ResponseWriter, r *http.Request) {
+	p.finish(w, r, r.URL.Query()["state"])
+}
+
+// posted finishes a log-in at a SAML provider. Its POST comes from another site, so that no cookie is with it: the page sends
+// itself what it got.
+func (p *Pages) posted(w http.ResponseWriter, r *http.Request) {
+	if p.read(r, loginCookie) == "" && r.PostForm.Get("again") == "" {
+		w.Header().Set("Content-Security-Policy", policy+"; script-src '"+onwardHash+"'")
+		p.show(w, http.StatusOK, "onward", map[string]any{"To": SAMLPath, "Response": r.PostForm.Get("SAMLResponse"), "State": r.PostForm.Get("RelayState"), "Script": onward})
+		return
+	}
+	p.finish(w, r, r.PostForm["RelayState"])
+}
+
+// finish tells who came back, and opens a session.
+func (p *Pages) finish(w http.ResponseWriter, r *http.Request, state []string) {
+	browser := sha256.Sum256([]byte(p.read(r, loginCookie)))
+	var l pending
+	ok := len(state) == 1
+	if ok {
+		l, ok = p.logins.takeIf(state[0], func(l pending) bool { return subtle.ConstantTimeCompare(l.browser[:], browser[:]) == 1 })
+	}
+	if !ok {
+		p.fail(w, http.StatusBadRequest, "This log-in was not begun in this browser, was finished before, or took too long. Log in again.")
+		return
+	}
+	who, err := l.provider.Finish(r.Context(), r, l.memory)
+	var no *gateway.Stranger
+	switch {
+	case errors.As(err, &no):
+		p.log.Info("a log-in was refused", "provider", l.provider.Name(), "why", no.Why)
+		p.fail(w, http.StatusUnauthorized, "You are not logged in: "+no.Message+".")
+		return
+	case err != nil:
+		p.log.Warn("a log-in failed", "provider", l.provider.Name(), "err", err)
+		p.fail(w, http.StatusBadGateway, "The provider cannot be reached now. Log in again, or ask who runs the gateway.")
+		return
+	}
+	life := p.cfg.Life
+	if who.How == gateway.BySAML && !who.Until.IsZero() { // a session there ends when it says; an ID token's end is not that
+		life = min(life, time.Until(who.Until))
+	}
+	value, t, err := p.cfg.Tokens.Mint(who, token.Session, "browser", life)
+	if err != nil {
+		p.log.Error("a session could not be opened", "err", err)
+		p.fail(w, http.StatusServiceUnavailable, "You are not logged in: the gateway cannot keep your session now. Try again.")
+		return
+	}
+	if old, ok := p.Person(r); ok {
+		p.cfg.Tokens.Revoke(old.ID)
+	}
+	p.log.Info("somebody logged in", "provider", l.provider.Name(), "principal", who.Name, "session", t.ID)
+	p.set(w, loginCookie, "", 0, http.SameSiteLaxMode)
+	p.set(w, sessionCookie, value, time.Until(t.Expires), http.SameSiteStrictMode)
+	to := Path
+	if l.code != "" {
+		to += "?code=" + url.QueryEscape(l.code)
+	}
+	// Not a redirect: that would be one from the provider's site, and a strict cookie would not come along.
+	p.show(w, http.StatusOK, "welcome", map[string]any{"Who": who.Name, "To": to, "Refresh": to})
+}
+
+// metadata describes the gateway to a SAML provider.
+func (p *Pages) metadata(w http.ResponseWriter, r *http.Request) {
+	o, ok := p.provider[r.PathValue("name")].(interface{ Metadata() ([]byte, error) })
+	if !ok {
+		p.fail(w, http.StatusNotFound, "No provider of that name has metadata.")
+		return
+	}
+	b, err := o.Metadata()
+	if err != nil {
+		p.log.Error("metadata could not be made", "err", err)
+		p.fail(w, http.StatusInternalServerError, "The gateway met a fault of its own.")
+		return
+	}
+	w.Header().Set("Content-Type", "application/samlmetadata+xml")
+	w.Write(b)
+}
+
+// signedIn is who makes a POST from a page of ours, or nobody, who is told.
+func (p *Pages) signedIn(w http.ResponseWriter, r *http.Request, purpose string) *token.Token {
+	t, ok := p.Person(r)
+	switch {
+	case !ok:
+		p.fail(w, http.StatusUnauthorized, "You are not signed in, or not any more. Log in again.")
+	case !p.same(r, t, purpose):
+		p.fail(w, http.StatusForbidden, "This was not sent from a page of this gateway's that you were shown. Nothing was done.")
+	default:
+		return t
+	}
+	return nil
+}
+
+// confirm says yes or no to a program that waits.
+func (p *Pages) confirm(w http.ResponseWriter, r *http.Request) {
+	code := normal(r.PostForm.Get("code"))
+	t := p.signedIn(w, r, "confirm "+code)
+	if t == nil {
+		return
+	}
+	d, ok := p.byCode.get(code)
+	if !ok || !d.decide(t, r.PostForm.Get("decision") == "yes") {
+		p.fail(w, http.StatusGone, "Nothing waits for that code any more. Run the command again.")
+		return
+	}
+	p.log.Info("a code was decided", "principal", t.Principal.Name, "name", d.name, "from", d.from, "yes", r.PostForm.Get("decision") == "yes")
+	p.show(w, http.StatusOK, "done", map[string]any{"Yes": r.PostForm.Get("decision") == "yes", "Name": d.name, "To": Path})
+}
+
+// revoke ends one of the person's tokens.
+func (p *Pages) revoke(w http.ResponseWriter, r *http.Request) {
+	t := p.signedIn(w, r, "revoke")
+	if t == nil {
+		return
+	}
+	if err := p.revokeOf(t.Principal, r.PostForm.Get("id")); err != nil && !errors.Is(err, token.ErrNotFound) {
+		p.log.Error("a token could not be revoked", "err", err)
+		p.fail(w, http.StatusServiceUnavailable, "The token could not be revoked. Try again.")
+		return
+	}
+	http.Redirect(w, r, Path, http.StatusSeeOther)
+}
+
+// revokeOf ends a token if it is who's.
+func (p *Pages) revokeOf(who *gateway.Principal, id string) error {
+	if !slices.ContainsFunc(p.cfg.Tokens.List(), func(t token.Token) bool { return t.ID == id && t.Principal.Name == who.Name }) {
+		return token.ErrNotFound
+	}
+	return p.cfg.Tokens.Revoke(id)
+}
+
+// out ends the session.
+func (p *Pages) out(w http.ResponseWriter, r *http.Request) {
+	t := p.signedIn(w, r, "out")
+	if t == nil {
+		return
+	}
+	if err := p.cfg.Tokens.Revoke(t.ID); err != nil && !errors.Is(err, token.ErrNotFound) {
+		p.log.Error("a session could not be ended", "err", err)
+	}
+	p.set(w, sessionCookie, "", 0, http.SameSiteStrictMode)
+	http.Redirect(w, r, Path, http.StatusSeeOther)
+}
+
+// tokens lists the caller's own tokens, and revokes them. A cookie is nothing here.
+func (p *Pages) tokens(w http.ResponseWriter, r *http.Request, from *gateway.Principal) {
+	if from == nil {
+		p.api(w, http.StatusUnauthorized, map[string]string{"error": "invalid_token"})
+		return
+	}
+	id, one := strings.CutPrefix(r.URL.Path, TokensPath+"/")
+	switch {
+	case !one && r.Method == http.MethodGet:
+		list := []Listed{}
+		for _, t := range p.cfg.Tokens.List() {
+			if t.Principal.Name == from.Name {
+				list = append(list, Listed{t.ID, string(t.Kind), t.Name, t.Created, t.Expires, t.ID == from.Key && from.How == gateway.ByToken})
+			}
+		}
+		p.api(w, http.StatusOK, list)
+	case one && r.Method == http.MethodDelete:
+		switch err := p.revokeOf(from, id); {
+		case errors.Is(err, token.ErrNotFound):
+			p.api(w, http.StatusNotFound, map[string]string{"error": "unknown_token"})
+		case err != nil:
+			p.log.Error("a token could not be revoked", "err", err)
+			p.api(w, http.StatusServiceUnavailable, map[string]string{"error": "temporarily_unavailable"})
+		default:
+			w.WriteHeader(http.StatusNoContent)
+		}
+	default:
+		p.api(w, http.StatusMethodNotAllowed, map[string]string{"error": "method_not_allowed"})
+	}
+}
+
+// A Listed is a token as its owner sees it.
+type Listed struct {
+	ID      string    `json:"id"`
+	Kind    string    `json:"kind"`
+	Name    string    `json:"name"`
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires"`
+	This    bool      `json:"this"` // it is the one that was shown
+}
+
+func (p *Pages) api(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(v) // what is said to somebody who has gone is nobody's loss
+}
+
+func plain(s string) bool {
+	return len(s) <= 100 && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}

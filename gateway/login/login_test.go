@@ -1,0 +1,623 @@
+package login
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tallystick/tallystick/gateway"
+	"github.com/tallystick/tallystick/gateway/saml"
+	"github.com/tallystick/tallystick/gateway/saml/samltest"
+	"github.com/tallystick/tallystick/gateway/token"
+)
+
+// A door is a provider that lets everybody in under the name that comes back with the browser.
+type door struct{ begun sync.Map }
+
+func (d *door) Name() string { return "door" }
+
+func (d *door) Begin(_ context.Context, state string) (string, string, error) {
+	d.begun.Store(state, true)
+	return "https://door.example/?state=" + state, "memory of " + state, nil
+}
+
+func (d *door) Finish(_ context.Context, r *http.Request, memory string) (*gateway.Principal, error) {
+	q := r.URL.Query()
+	if memory != "memory of "+q.Get("state") {
+		return nil, errors.New("another's memory")
+	}
+	switch who := q.Get("who"); who {
+	case "":
+		return nil, &gateway.Stranger{Why: "declined", Message: "the door stays closed"}
+	case "later":
+		return nil, errors.New("a secret of the door's")
+	default:
+		return &gateway.Principal{Name: "door:" + who, How: gateway.ByOIDC, Issuer: "https://door.example", Subject: who, Email: who + "@example.com", Groups: []string{"staff"}, At: time.Now()}, nil
+	}
+}
+
+// A world is a gateway's pages, with a door and a SAML provider.
+type world struct {
+	t     *testing.T
+	base  string
+	pages *Pages
+	store *token.Store
+	idp   *samltest.Provider
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, idp: samltest.New(t)}
+	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		var from *gateway.Principal
+		if bearer, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+			from, _ = w.store.Identify(r.Context(), gateway.Shown{Bearer: []byte(bearer)})
+		}
+		w.pages.ServePage(rw, r, from)
+	}))
+	t.Cleanup(srv.Close)
+	w.base = srv.URL
+	var err error
+	if w.store, err = token.Open(t.TempDir(), nil); err != nil {
+		t.Fatal(err)
+	}
+	login, err := saml.New(saml.Config{
+		Name: "idp", Metadata: w.idp.Metadata(), Entity: w.base, Back: w.base + SAMLPath, Email: samltest.EmailAttribute, Groups: samltest.GroupsAttribute,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.pages, err = New(Config{Public: w.base, Tokens: w.store, Providers: []Provider{&door{}, login}}); err != nil {
+		t.Fatal(err)
+	}
+	_, m := w.get(w.browser(), SAMLPath+"/idp")
+	w.idp.Register("gateway", []byte(m))
+	return w
+}
+
+func (w *world) browser() *http.Client {
+	jar, _ := cookiejar.New(nil)
+	return &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, Timeout: time.Minute}
+}
+
+func (w *world) do(c *http.Client, req *http.Request) (*http.Response, string) {
+	w.t.Helper()
+	resp, err := c.Do(req)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return resp, string(b)
+}
+
+func (w *world) get(c *http.Client, path string) (*http.Response, string) {
+	w.t.Helper()
+	req, err := http.NewRequest("GET", w.base+path, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.do(c, req)
+}
+
+func (w *world) post(c *http.Client, path string, form url.Values, lines ...string) (*http.Response, string) {
+	w.t.Helper()
+	req, err := http.NewRequest("POST", w.base+path, strings.NewReader(form.Encode()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	for _, l := range lines {
+		name, value, _ := strings.Cut(l, ": ")
+		req.Header.Set(name, value)
+	}
+	return w.do(c, req)
+}
+
+// signIn signs somebody in at the door and returns the page that is shown then.
+func (w *world) signIn(c *http.Client, who, code string) string {
+	w.t.Helper()
+	q := "?provider=door"
+	if code != "" {
+		q += "&code=" + code
+	}
+	resp, _ := w.get(c, Path+"/start"+q)
+	to, err := url.Parse(resp.Header.Get("Location"))
+	if err != nil || resp.StatusCode != http.StatusSeeOther || to.Host != "door.example" {
+		w.t.Fatalf("%s to %s", resp.Status, to)
+	}
+	resp, page := w.get(c, BackPath+"?who="+who+"&state="+to.Query().Get("state"))
+	if resp.StatusCode != http.StatusOK {
+		w.t.Fatalf("%s: %s", resp.Status, page)
+	}
+	return w.follow(c, page)
+}
+
+var refresh = regexp.MustCompile(`content="0;url=([^"]*)"`)
+
+// follow goes where a page sends the browser.
+func (w *world) follow(c *http.Client, page string) string {
+	w.t.Helper()
+	m := refresh.FindStringSubmatch(page)
+	if m == nil {
+		w.t.Fatalf("the page leads nowhere: %s", page)
+	}
+	_, page = w.get(c, strings.ReplaceAll(m[1], "&amp;", "&"))
+	return page
+}
+
+// formTo returns the values of the form of a page that goes to path.
+func formTo(page, path string) url.Values {
+	for _, f := range strings.Split(page, "<form")[1:] {
+		f = "<form" + f[:strings.Index(f, "</form>")]
+		if to, values := samltest.Form(f); to == path {
+			return values
+		}
+	}
+	return nil
+}
+
+// begin has a program ask for a code.
+func (w *world) begin(name string) Begun {
+	w.t.Helper()
+	resp, b := w.post(http.DefaultClient, DevicePath, url.Values{"name": {name}})
+	var out Begun
+	if err := json.Unmarshal([]byte(b), &out); err != nil || resp.StatusCode != http.StatusOK {
+		w.t.Fatalf("%s: %s", resp.Status, b)
+	}
+	return out
+}
+
+// poll polls once, as if the interval had passed.
+func (w *world) poll(device string) (Given, string) {
+	w.t.Helper()
+	if d, ok := w.pages.devices.get(sum(device)); ok {
+		d.mu.Lock()
+		d.polled = time.Time{}
+		d.mu.Unlock()
+	}
+	_, b := w.post(http.DefaultClient, TokenPath, url.Values{"device_code": {device}, "grant_type": {"urn:ietf:params:oauth:grant-type:device_code"}})
+	var out struct {
+		Given
+		Error string `json:"error"`
+	}
+	if err := json.Unmarshal([]byte(b), &out); err != nil {
+		w.t.Fatalf("%s: %v", b, err)
+	}
+	return out.Given, out.Error
+}
+
+// A program gets a token when the person who is signed in saw its code and said yes; once; and it can be revoked.
+func TestDevice(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := w.begin("laptop <script>alert(1)</script>")
+	if !strings.HasPrefix(b.Complete, w.base+Path+"?code=") || len(b.Code) != 9 || b.Interval != 2 || b.Expires != 600 {
+		t.Errorf("%+v", b)
+	}
+	if _, err := w.poll(b.Device); err != "authorization_pending" {
+		t.Error(err)
+	}
+	c := w.browser()
+	_, page := w.get(c, Path+"?code="+b.Code)
+	if !strings.Contains(page, "Log in with door") || !strings.Contains(page, "Log in with idp") || !strings.Contains(page, "Go on only if you started it") {
+		t.Fatalf("%s", page)
+	}
+	page = w.signIn(c, "alice", b.Code)
+	for _, want := range []string{"You are signed in as door:alice", ">" + b.Code + "<", "laptop &lt;script&gt;", "127.0.0.1", "alice@example.com"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page does not show %q: %s", want, page)
+		}
+	}
+	// Following the link, as often as scanners like, decides nothing.
+	for range 3 {
+		w.get(c, Path+"?code="+b.Code)
+		w.get(c, Path+"/confirm?code="+b.Code+"&decision=yes")
+	}
+	if _, err := w.poll(b.Device); err != "authorization_pending" {
+		t.Error(err)
+	}
+	form := formTo(page, Path+"/confirm")
+	form.Set("decision", "yes")
+	if resp, page := w.post(c, Path+"/confirm", form, "Origin: "+w.base, "Sec-Fetch-Site: same-origin"); resp.StatusCode != 200 || !strings.Contains(page, "has its token") {
+		t.Fatalf("%s: %s", resp.Status, page)
+	}
+	if resp, _ := w.post(c, Path+"/confirm", form); resp.StatusCode != http.StatusGone {
+		t.Errorf("it is decided twice: %s", resp.Status)
+	}
+	given, no := w.poll(b.Device)
+	if no != "" || !strings.HasPrefix(given.Token, token.Prefix) || given.Who != "door:alice" || given.Expires < 11*3600 || given.Expires > 12*3600 {
+		t.Fatalf("%+v %s", given, no)
+	}
+	if _, no := w.poll(b.Device); no != "expired_token" {
+		t.Errorf("it is given twice: %s", no)
+	}
+	who, err := w.store.Identify(t.Context(), gateway.Shown{Bearer: []byte(given.Token)})
+	if err != nil || who.Name != "door:alice" || who.How != gateway.ByToken || who.Key != given.ID || who.Email != "alice@example.com" || who.Subject != "alice" || len(who.Groups) != 1 {
+		t.Fatalf("%+v %v", who, err)
+	}
+
+	// She sees it and revokes it on the page, and on the API; nobody else does.
+	page = func() string { _, p := w.get(c, Path); return p }()
+	if !strings.Contains(page, given.ID) || strings.Contains(page, given.Token) {
+		t.Errorf("%s", page)
+	}
+	eve := w.browser()
+	evil := w.signIn(eve, "eve", "")
+	if strings.Contains(evil, given.ID) {
+		t.Error("eve sees alice's token")
+	}
+	f := formTo(page, Path+"/revoke")
+	w.post(eve, Path+"/revoke", url.Values{"id": {given.ID}, "word": {w.wordOf(eve, "revoke")}})
+	if _, err := w.store.Identify(t.Context(), gateway.Shown{Bearer: []byte(given.Token)}); err != nil {
+		t.Fatalf("eve revoked alice's token: %v", err)
+	}
+	list := func(bearer string) (int, []Listed) {
+		req, _ := http.NewRequest("GET", w.base+TokensPath, nil)
+		if bearer != "" {
+			req.Header.Set("Authorization", "Bearer "+bearer)
+		}
+		resp, b := w.do(c, req) // with alice's cookie, which is nothing here
+		var out []Listed
+		json.Unmarshal([]byte(b), &out)
+		return resp.StatusCode, out
+	}
+	if status, _ := list(""); status != http.StatusUnauthorized {
+		t.Errorf("a cookie lists tokens: %d", status)
+	}
+	if status, l := list(given.Token); status != 200 || len(l) != 2 || l[0].This == l[1].This {
+		t.Errorf("%d %+v", status, l)
+	}
+	if resp, _ := w.post(c, Path+"/revoke", f); resp.StatusCode != http.StatusSeeOther {
+		t.Error(resp.Status)
+	}
+	if status, _ := list(given.Token); status != http.StatusUnauthorized {
+		t.Errorf("it is revoked, and lists: %d", status)
+	}
+
+	// No is no, and who has signed out says nothing any more.
+	b = w.begin("other")
+	_, page = w.get(c, Path+"?code="+strings.ToLower(strings.ReplaceAll(b.Code, "-", "")))
+	form = formTo(page, Path+"/confirm")
+	form.Set("decision", "no")
+	w.post(c, Path+"/confirm", form)
+	if _, no := w.poll(b.Device); no != "access_denied" {
+		t.Error(no)
+	}
+	b = w.begin("third")
+	_, page = w.get(c, Path+"?code="+b.Code)
+	form = formTo(page, Path+"/confirm")
+	form.Set("decision", "yes")
+	w.post(c, Path+"/confirm", form)
+	if resp, _ := w.post(c, Path+"/out", formTo(page, Path+"/out")); resp.StatusCode != http.StatusSeeOther {
+		t.Error(resp.Status)
+	}
+	if _, page := w.get(c, Path); !strings.Contains(page, "Log in with door") {
+		t.Error("she is signed in still")
+	}
+	if _, no := w.poll(b.Device); no != "access_denied" {
+		t.Errorf("a token is given by who has signed out: %s", no)
+	}
+}
+
+// wordOf is the word for the session of a browser.
+func (w *world) wordOf(c *http.Client, purpose string) string {
+	req, _ := http.NewRequest("GET", w.base, nil)
+	for _, k := range c.Jar.Cookies(req.URL) {
+		req.AddCookie(k)
+	}
+	t, ok := w.pages.Person(req)
+	if !ok {
+		w.t.Fatal("nobody is signed in")
+	}
+	return w.pages.word(t, purpose)
+}
+
+// A yes comes from the page that was shown to the person of the session, and from nowhere else.
+func TestForgedYes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, eve := w.browser(), w.browser()
+	w.signIn(alice, "alice", "")
+	w.signIn(eve, "eve", "")
+	b := w.begin("laptop")
+	code := normal(b.Code)
+	other := normal(w.begin("other").Code)
+	good := w.wordOf(alice, "confirm "+code)
+	for _, c := range []struct {
+		name   string
+		client *http.Client
+		word   string
+		code   string
+		lines  []string
+		want   int
+	}{
+		{"no word", alice, "", code, nil, 403},
+		{"a wrong word", alice, strings.Repeat("0", 64), code, nil, 403},
+		{"the word of another session", alice, w.wordOf(eve, "confirm "+code), code, nil, 403},
+		{"the word for another purpose", alice, w.wordOf(alice, "out"), code, nil, 403},
+		{"the word for another code", alice, w.wordOf(alice, "confirm "+other), code, nil, 403},
+		{"from another site", alice, good, code, []string{"Origin: https://evil.example"}, 403},
+		{"from a page without origin", alice, good, code, []string{"Origin: null"}, 403},
+		{"from another port", alice, good, code, []string{"Origin: http://127.0.0.1:1"}, 403},
+		{"across sites", alice, good, code, []string{"Sec-Fetch-Site: cross-site"}, 403},
+		{"from a sister site", alice, good, code, []string{"Sec-Fetch-Site: same-site"}, 403},
+		{"nobody", w.browser(), good, code, nil, 401},
+		{"a code nobody has", alice, w.wordOf(alice, "confirm BBBBBBBB"), "BBBBBBBB", nil, 410},
+		{"no code", alice, w.wordOf(alice, "confirm "), "", nil, 410},
+	} {
+		resp, page := w.post(c.client, Path+"/confirm", url.Values{"word": {c.word}, "code": {c.code}, "decision": {"yes"}}, c.lines...)
+		if resp.StatusCode != c.want {
+			t.Errorf("%s: %s, want %d: %s", c.name, resp.Status, c.want, page)
+		}
+		if _, no := w.poll(b.Device); no != "authorization_pending" {
+			t.Fatalf("%s: %s", c.name, no)
+		}
+	}
+	// Where the word must be in the form: nowhere else does it count.
+	if resp, _ := w.post(alice, Path+"/confirm?word="+good+"&code="+code+"&decision=yes", nil); resp.StatusCode != 403 {
+		t.Errorf("a word in the address: %s", resp.Status)
+	}
+	for _, path := range []string{"/out", "/revoke"} {
+		if resp, _ := w.post(alice, Path+path, url.Values{"word": {good}}); resp.StatusCode != 403 {
+			t.Errorf("%s by another word: %s", path, resp.Status)
+		}
+	}
+	// The two kinds of tokens are not each other.
+	req, _ := http.NewRequest("GET", w.base+TokensPath, nil)
+	for _, k := range alice.Jar.Cookies(req.URL) {
+		req.Header.Set("Authorization", "Bearer "+k.Value)
+	}
+	if resp, _ := w.do(http.DefaultClient, req); resp.StatusCode != 401 {
+		t.Errorf("a session is taken for a token: %s", resp.Status)
+	}
+	bearer, _, err := w.store.Mint(&gateway.Principal{Name: "door:alice"}, token.Bearer, "", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, _ = http.NewRequest("GET", w.base+Path, nil)
+	req.AddCookie(&http.Cookie{Name: sessionCookie, Value: bearer})
+	if _, page := w.do(http.DefaultClient, req); !strings.Contains(page, "Log in with door") {
+		t.Error("a token is taken for a session")
+	}
+}
+
+// A provider's answer is good for once, in the browser that asked.
+func TestAnswers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	start := func(c *http.Client) string {
+		resp, _ := w.get(c, Path+"/start?provider=door")
+		to, _ := url.Parse(resp.Header.Get("Location"))
+		return to.Query().Get("state")
+	}
+	a, b := w.browser(), w.browser()
+	first, second := start(a), start(a)
+	theirs := start(b)
+	for _, c := range []struct {
+		name, query string
+		client      *http.Client
+		want        int
+	}{
+		{"no state", "who=alice", a, 400},
+		{"an empty state", "who=alice&state=", a, 400},
+		{"a state nobody gave", "who=alice&state=AAAA", a, 400},
+		{"two states", "who=alice&state=" + first + "&state=" + second, a, 400},
+		{"another browser's", "who=mallory&state=" + theirs, a, 400},
+		{"in a browser that began nothing", "who=mallory&state=" + theirs, w.browser(), 400},
+		{"the second", "who=alice&state=" + second, a, 200},
+		{"the second again", "who=alice&state=" + second, a, 400},
+	} {
+		if resp, page := w.get(c.client, BackPath+"?"+c.query); resp.StatusCode != c.want {
+			t.Errorf("%s: %s: %s", c.name, resp.Status, page)
+		}
+	}
+	// Its own browser can still finish what others could not.
+	if resp, _ := w.get(b, BackPath+"?who=bob&state="+theirs); resp.StatusCode != 200 {
+		t.Error(resp.Status)
+	}
+	for who, want := range map[string]int{"": 401, "later": 502} {
+		c := w.browser()
+		resp, page := w.get(c, BackPath+"?who="+who+"&state="+start(c))
+		if resp.StatusCode != want || strings.Contains(page, "a secret") || len(resp.Cookies()) != 0 {
+			t.Errorf("%q: %s %v: %s", who, resp.Status, resp.Cookies(), page)
+		}
+	}
+	if resp, _ := w.get(a, Path+"/start?provider=other"); resp.StatusCode != 404 {
+		t.Error(resp.Status)
+	}
+	// Who logs in anew has one session.
+	c := w.browser()
+	w.signIn(c, "carol", "")
+	was := len(w.store.List())
+	w.signIn(c, "carol", "")
+	if n := len(w.store.List()); n != was {
+		t.Errorf("%d sessions became %d", was, n)
+	}
+}
+
+// A SAML response comes by a POST from another site, without cookies, and is sent on by a page of ours.
+func TestSAML(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.browser()
+	begun := w.begin("laptop")
+	resp, _ := w.get(c, Path+"/start?provider=idp&code="+begun.Code)
+	to, form := w.idp.LogIn(w.idp.Browser, resp.Header.Get("Location"))
+	if to != w.base+SAMLPath {
+		t.Fatal(to)
+	}
+	resp, page := w.post(http.DefaultClient, SAMLPath, form)
+	if resp.StatusCode != 200 || len(resp.Cookies()) != 0 || !strings.Contains(resp.Header.Get("Content-Security-Policy"), "script-src 'sha256-") || strings.Count(page, "<script>") != 1 {
+		t.Fatalf("%s %v: %s", resp.Status, resp.Header, page)
+	}
+	again := formTo(page, SAMLPath)
+	if resp, _ := w.post(w.browser(), SAMLPath, again); resp.StatusCode != 400 {
+		t.Errorf("in a browser that began nothing: %s", resp.Status)
+	}
+	resp, page = w.post(c, SAMLPath, again)
+	if resp.StatusCode != 200 {
+		t.Fatalf("%s: %s", resp.Status, page)
+	}
+	if page = w.follow(c, page); !strings.Contains(page, "idp:"+samltest.Email) || !strings.Contains(page, ">"+begun.Code+"<") {
+		t.Errorf("%s", page)
+	}
+	if resp, _ := w.post(c, SAMLPath, again); resp.StatusCode != 400 {
+		t.Errorf("it is taken twice: %s", resp.Status)
+	}
+	// What is sent to the page comes back as text.
+	_, page = w.post(http.DefaultClient, SAMLPath, url.Values{"SAMLResponse": {`"><script>alert(1)</script>`}, "RelayState": {`'"><img src=x onerror=alert(1)>`}})
+	if strings.Count(page, "<script>") != 1 || strings.Contains(page, "<img") {
+		t.Errorf("%s", page)
+	}
+}
+
+// Pages stand in no frame, run nothing and are kept nowhere; cookies are for this host and for TLS alone, where there is TLS.
+func TestHeaders(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.browser()
+	w.signIn(c, "alice", "")
+	for _, path := range []string{Path, Path + "?code=x", Path + "/start?provider=none", BackPath, TokensPath, Path + "/none", SAMLPath + "/door"} {
+		resp, page := w.get(c, path)
+		for name, want := range map[string]string{"Content-Security-Policy": policy, "X-Frame-Options": "DENY", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"} {
+			if resp.Header.Get(name) != want {
+				t.Errorf("%s: %s is %q", path, name, resp.Header.Get(name))
+			}
+		}
+		if strings.Contains(page, "<script") || strings.Contains(page, "style=") || regexp.MustCompile(` on[a-z]+=`).MatchString(page) {
+			t.Errorf("%s: %s", path, page)
+		}
+	}
+	pages, err := New(Config{Public: "https://gateway.example", Tokens: w.store, Providers: []Provider{&door{}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve := func(r *http.Request) *http.Response {
+		rec := httptest.NewRecorder()
+		pages.ServePage(rec, r, nil)
+		return rec.Result()
+	}
+	resp := serve(httptest.NewRequest("GET", Path+"/start?provider=door", nil))
+	k := resp.Cookies()
+	if len(k) != 1 || k[0].Name != "__Host-tallystick-login" || !k[0].Secure || !k[0].HttpOnly || k[0].SameSite != http.SameSiteLaxMode || k[0].Path != "/" || k[0].Domain != "" {
+		t.Fatalf("%+v", k)
+	}
+	to, _ := url.Parse(resp.Header.Get("Location"))
+	r := httptest.NewRequest("GET", BackPath+"?who=alice&state="+to.Query().Get("state"), nil)
+	r.AddCookie(k[0])
+	resp = serve(r)
+	var session *http.Cookie
+	for _, k := range resp.Cookies() {
+		if k.Name == "__Host-tallystick-session" {
+			session = k
+		}
+	}
+	if session == nil || !session.Secure || !session.HttpOnly || session.SameSite != http.SameSiteStrictMode || session.Path != "/" || session.MaxAge < 11*3600 {
+		t.Errorf("%+v", session)
+	}
+}
+
+// What waits is bounded, in number, by who asked, and in time.
+func TestBounds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for i := range maxOfOne {
+		w.begin(fmt.Sprint("program ", i))
+	}
+	if resp, b := w.post(http.DefaultClient, DevicePath, url.Values{"name": {"one more"}}); resp.StatusCode != http.StatusTooManyRequests || !strings.Contains(b, "slow_down") {
+		t.Errorf("%s %s", resp.Status, b)
+	}
+	for _, name := range []string{strings.Repeat("x", 101), "a\nb", "\xff"} {
+		if resp, _ := w.post(http.DefaultClient, DevicePath, url.Values{"name": {name}}); resp.StatusCode != 400 {
+			t.Errorf("%q: %s", name, resp.Status)
+		}
+	}
+	if _, no := w.poll("nobody's"); no != "expired_token" {
+		t.Error(no)
+	}
+	for _, c := range []struct{ in, want string }{
+		{"BCDF-GHJK", "BCDFGHJK"}, {"bcdf ghjk", "BCDFGHJK"}, {"ACDFGHJK", ""}, {"BCDFGHJ", ""}, {"BCDFGHJKL", ""}, {"", ""}, {"BCDFGHJ\x00", ""},
+	} {
+		if got := normal(c.in); got != c.want {
+			t.Errorf("%q is %q", c.in, got)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		tab := newTable[int](3)
+		for i := range 3 {
+			if !tab.put(fmt.Sprint(i), i, "") {
+				t.Fatal(i)
+			}
+		}
+		if tab.put("3", 3, "") || tab.put("0", 0, "") {
+			t.Error("it has no bound")
+		}
+		time.Sleep(underWay - 1)
+		if v, ok := tab.get("1"); !ok || v != 1 {
+			t.Error("it is forgotten")
+		}
+		time.Sleep(1)
+		if _, ok := tab.get("1"); ok {
+			t.Error("it is kept for ever")
+		}
+		if _, ok := tab.takeIf("1", nil); ok {
+			t.Error("it is taken for ever")
+		}
+		if !tab.put("3", 3, "") {
+			t.Error("there is no room for another")
+		}
+		if v, ok := tab.takeIf("3", func(int) bool { return false }); ok || v != 0 {
+			t.Error("it is taken whatever it is")
+		}
+		if _, ok := tab.takeIf("3", nil); !ok {
+			t.Error("it is not taken")
+		}
+		if len(tab.rows) != 0 || len(tab.of) != 0 {
+			t.Errorf("%v %v", tab.rows, tab.of)
+		}
+	})
+}
+
+func TestNew(t *testing.T) {
+	store, err := token.Open(t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*Config)
+		want   string
+	}{
+		{"as it is", func(*Config) {}, ""},
+		{"on this machine", func(c *Config) { c.Public = "http://127.0.0.1:8080" }, ""},
+		{"in the clear", func(c *Config) { c.Public = "http://gateway.example" }, "https"},
+		{"below a path", func(c *Config) { c.Public = "https://gateway.example/x" }, "such as"},
+		{"nowhere", func(c *Config) { c.Public = "" }, "such as"},
+		{"no providers", func(c *Config) { c.Providers = nil }, "nobody"},
+		{"no store", func(c *Config) { c.Tokens = nil }, "no store"},
+		{"a provider twice", func(c *Config) { c.Providers = append(c.Providers, c.Providers[0]) }, "two providers"},
+		{"for a month", func(c *Config) { c.Life = 30 * 24 * time.Hour }, "choose"},
+	} {
+		cfg := Config{Public: "https://gateway.example", Tokens: store, Providers: []Provider{&door{}}}
+		c.change(&cfg)
+		if _, err := New(cfg); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}

@@ -22,7 +22,8 @@ func approvals(c *config.Config, refs *Keyring) (out gateway.Approvals, err erro
 		return out, nil
 	}
 	out = gateway.Approvals{
-		Groups: a.Groups, Glass: a.Glass, Within: time.Duration(a.Within), Longest: time.Duration(a.Longest), Hold: time.Duration(a.Hold), URL: a.URL,
+		Groups: a.Groups, Glass: a.Glass, Within: time.Duration(a.Within), Longest: time.Duration(a.Longest), Hold: time.Duration(a.Hold),
+		Again: time.Duration(a.Again), URL: a.URL,
 	}
 	if out.Key, err = approvalsKey(c, refs); err != nil {
 		return out, fmt.Errorf("gateway.approvals.key: %w", err)

@@ -458,7 +458,7 @@ func Build(c *config.Config, env Env) (*House, error) {
 
 func (h *House) addGateway(c *config.Config, gc gateway.Config, mux *http.ServeMux, token []byte) (err error) {
 	gc.Log, gc.Keys = h.Vault.Log, h.Vault.keys
-	if c.SharedApprovals() {
+	if c.Gateway.Approvals != nil && c.SharedApprovals() {
 		gc.Approvals.Tail = h.Vault.Log
 	}
 	if h.Gateway, err = gateway.New(gc); err != nil {

@@ -22,14 +22,18 @@ func readPolicy(g *config.Gateway) (text []byte, p gateway.Policy, err error) {
 	if text, err = os.ReadFile(g.Policy); err != nil {
 		return nil, nil, fmt.Errorf("gateway.policy: %w", err)
 	}
-	names := cel.Names{}
-	for _, r := range g.Routes {
-		names.Routes = append(names.Routes, r.Name)
-	}
-	if p, err = cel.Parse(g.Policy, text, names); err != nil {
+	if p, err = cel.Parse(g.Policy, text, PolicyNames(g)); err != nil {
 		return text, nil, fmt.Errorf("gateway.policy: %w", err)
 	}
 	return text, p, nil
+}
+
+// PolicyNames are the names that a policy for that gateway can speak of.
+func PolicyNames(g *config.Gateway) (names cel.Names) {
+	for _, r := range g.Routes {
+		names.Routes = append(names.Routes, r.Name)
+	}
+	return names
 }
 
 // A law keeps what judges calls to what the policy's file says. A text that is seen for the first time may be half of what

@@ -764,3 +764,97 @@ func TestQuotas(t *testing.T) {
 		t.Errorf("after it: %+v", a)
 	}
 }
+
+// Whoever waits for a stream hears comments once it has waited in silence, and then the stream, or an error event.
+func TestWaitsInTheStream(t *testing.T) {
+	t.Parallel()
+	w := newAsking(t, func(c *Config) { c.Approvals.Hold = 100 * time.Millisecond })
+	body := func(prompt string) string {
+		return fmt.Sprintf(`{"model":"fake-1","user":"ask","stream":true,"max_tokens":100,"messages":[{"role":"user","content":%q}]}`, prompt)
+	}
+	for _, c := range []struct {
+		name, path, prompt, decide string
+		has                        []string
+		story                      string
+	}{
+		{"approved", "/v1/chat/completions", "/say one two", "approve", []string{": waiting for approval ", "two", "data: [DONE]\n\n"}, "granted used complete"},
+		{"approved, messages", "/v1/messages", "/say one two", "approve", []string{": waiting for approval ", "two", "event: message_stop\n"}, "granted used complete"},
+		{"denied", "/v1/chat/completions", "x", "deny", []string{`data: {"type":"error","error":{"type":"permission_error"`, "approval_denied"}, "denied denied"},
+		{"denied, messages", "/v1/messages", "x", "deny", []string{"event: error\ndata: {", `"permission_error"`}, "denied denied"},
+		{"the model refuses", "/v1/chat/completions", "/error 429", "approve", []string{`"rate_limit_error"`}, "granted used complete"},
+		{"the model cuts it", "/v1/chat/completions", "/cut 2 /say one two three", "approve", nil, "granted used truncated"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			type out struct {
+				head int
+				body string
+				id   string
+				err  error
+			}
+			done := make(chan out, 1)
+			begun := make(chan struct{})
+			go func() {
+				resp, err := w.do(context.Background(), "POST", c.path, body(c.prompt))
+				if err != nil {
+					close(begun)
+					done <- out{err: err}
+					return
+				}
+				defer resp.Body.Close()
+				close(begun)
+				b, err := io.ReadAll(resp.Body)
+				done <- out{resp.StatusCode, string(b), resp.Header.Get(SessionHeader), err}
+			}()
+			id := w.waiting(carolsKey, 1)[0].ID
+			<-begun // its head came before anybody decided
+			w.must(carolsKey, id, c.decide)
+			got := <-done
+			if got.head != 200 || got.id != id || (got.err != nil) != (c.has == nil) {
+				t.Fatalf("%+v", got)
+			}
+			for _, s := range c.has {
+				if !strings.Contains(got.body, s) {
+					t.Errorf("%q does not say %q", got.body, s)
+				}
+			}
+			w.tells(id, "request question access "+c.story)
+		})
+	}
+	t.Run("the caller leaves", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		resp, err := w.do(ctx, "POST", "/v1/chat/completions", body("leaving"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		resp.Body.Close()
+		id := w.waiting(carolsKey, 1)[0].ID
+		for w.g.active.Load() > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		w.must(carolsKey, id, "approve")
+		before := w.modelGot()
+		b := w.call(callerKey, "/v1/chat/completions", body("leaving"))
+		if b.status != 200 || w.modelGot() != before+1 {
+			t.Errorf("%+v", b)
+		}
+		w.tells(id, "request question access granted resumed")
+	})
+	t.Run("the gateway stops", func(t *testing.T) {
+		resp, err := w.do(t.Context(), "POST", "/v1/chat/completions", body("stopping"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		w.faulty = true
+		stopped := make(chan error, 1)
+		go func() { stopped <- w.stop() }()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil || !strings.Contains(string(b), "approval_pending") {
+			t.Errorf("%q %v", b, err)
+		}
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -395,7 +395,7 @@ func (c *call) asking(ctx *fasthttp.RequestCtx) bool {
 		return false
 	}
 	if err := c.useYes(); err != nil {
-		c.unused(ctx, err)
+		c.say(ctx, c.unused(err))
 		return false
 	}
 	c.cleared = true
@@ -482,7 +482,7 @@ func (c *call) unasked(ctx *fasthttp.RequestCtx, err error) {
 }
 
 // hold waits for people, as long as a caller is kept waiting. It returns true when there is a yes, which is now this call's
-// to use.
+// to use. Otherwise it has answered.
 func (c *call) hold(ctx *fasthttp.RequestCtx) bool {
 	b, q := c.g.book, c.question
 	hold := c.judgement.Approval.Hold
@@ -497,21 +497,19 @@ func (c *call) hold(ctx *fasthttp.RequestCtx) bool {
 		case ours:
 			return true
 		case state == denied || state == expired:
-			c.notSent(ctx, b.refusal(q), record.Denied)
+			c.say(ctx, c.notSent(b.refusal(q), record.Denied))
 			return false
 		case state == used || state == unasked:
-			c.usedByOther(ctx)
+			c.say(ctx, c.usedByOther())
 			return false
-		case over && c.mine && b.leave(c, false):
-			c.away(ctx, b.pending(q))
+		case over && hold > 0 && c.waitsForEvents():
+			c.vigil(ctx)
 			return false
-		case over && !c.mine:
-			out := record.Waiting
-			if c.left.Load() {
-				out = record.ClientGone
+		case over:
+			if no := c.later(); no != nil {
+				c.say(ctx, no)
+				return false
 			}
-			c.notSent(ctx, b.pending(q), out)
-			return false
 		}
 		select {
 		case <-changed:
@@ -525,23 +523,44 @@ func (c *call) hold(ctx *fasthttp.RequestCtx) bool {
 	}
 }
 
-// away answers the call that asked, whose session stays open for as long as its question.
-func (c *call) away(ctx *fasthttp.RequestCtx, no *refusal) {
-	c.ended = true
-	c.over()
+// waitsForEvents says whether the call is for an event stream, in which its caller can be told that it has to wait.
+func (c *call) waitsForEvents() bool {
+	return c.facts.Stream && c.route.API != HTTP && c.ctx.Err() == nil && c.g.draining.Err() == nil
+}
+
+// say gives the caller an answer that is not the model's.
+func (c *call) say(ctx *fasthttp.RequestCtx, no *refusal) {
 	c.g.answer(ctx, c.id, no)
 	if c.left.Load() {
 		ctx.SetConnectionClose()
 	}
 }
 
+// later lets a call go whose caller comes back later, and returns what to tell it; nil where something was decided at the last
+// moment. The session of the call that asked stays open for as long as its question.
+func (c *call) later() *refusal {
+	b := c.g.book
+	no := b.pending(c.question)
+	switch {
+	case !c.mine && c.left.Load():
+		return c.notSent(no, record.ClientGone)
+	case !c.mine:
+		return c.notSent(no, record.Waiting)
+	case !b.leave(c, false):
+		return nil
+	}
+	c.ended = true
+	c.over()
+	return no
+}
+
 // usedByOther ends a call that waited for a yes which another session used, or which could not be asked for.
-func (c *call) usedByOther(ctx *fasthttp.RequestCtx) {
+func (c *call) usedByOther() *refusal {
 	out := record.Waiting
 	if c.mine {
 		out = record.Resumed
 	}
-	c.notSent(ctx, &refusal{http.StatusConflict, usedCode, "the approval that this call waited for was used by another session; send it again, and people are asked again"}, out)
+	return c.notSent(&refusal{http.StatusConflict, usedCode, "the approval that this call waited for was used by another session; send it again, and people are asked again"}, out)
 }
 
 // take gives a call the yes, if there is one and nobody has it.
@@ -576,28 +595,25 @@ func (b *book) leave(c *call, notEvenYes bool) bool {
 	return true
 }
 
-// notSent ends a call of which nothing was sent, on record and for its caller.
-func (c *call) notSent(ctx *fasthttp.RequestCtx, no *refusal, out record.Outcome) {
+// notSent puts it on record that a call has ended of which nothing was sent, and returns what to tell its caller.
+func (c *call) notSent(no *refusal, out record.Outcome) *refusal {
 	b, q := c.g.book, c.question
 	if c.mine {
 		c.last = q.last
 	}
 	err := c.recordResponse(answered{status: no.status, body: no.body(c.id), outcome: out, err: no.message})
-	b.mu.Lock()
 	if c.mine {
+		b.mu.Lock()
 		q.held = false
 		q.closed = err == nil
 		b.poke()
-	}
-	b.mu.Unlock()
-	if err != nil {
-		no = unavailableAnswer()
+		b.mu.Unlock()
 	}
 	c.over()
-	c.g.answer(ctx, c.id, no)
-	if c.left.Load() {
-		ctx.SetConnectionClose()
+	if err != nil {
+		return unavailableAnswer()
 	}
+	return no
 }
 
 // errUsed is why a yes cannot be used: the log has another's use of it before.
@@ -650,18 +666,18 @@ func (c *call) useYes() error {
 	return err
 }
 
-// unused ends a call that had a yes and could not use it.
-func (c *call) unused(ctx *fasthttp.RequestCtx, err error) {
-	b := c.g.book
+// unused ends a call that had a yes and could not use it, and returns what to tell its caller.
+func (c *call) unused(err error) *refusal {
 	c.g.log.Warn("an approval could not be used, so the call was not sent", "session", c.id, "approval", c.question.id, "err", err)
 	switch {
 	case errors.Is(err, errUsed):
-		c.usedByOther(ctx)
-	case c.mine && b.leave(c, true):
-		c.away(ctx, unavailable(err))
-	default:
-		c.notSent(ctx, unavailable(err), record.Internal)
+		return c.usedByOther()
+	case c.mine && c.g.book.leave(c, true):
+		c.ended = true
+		c.over()
+		return unavailable(err)
 	}
+	return c.notSent(unavailable(err), record.Internal)
 }
 
 // textOf returns a field of a record as a string; "" where it has none.

@@ -119,6 +119,7 @@ type call struct {
 	lost    bool           // in the mode open: this session will leave no entries
 	ended   bool           // its response was drafted: there is no second
 	struck  int            // how often the service credential was struck out
+	showed  forms          // of the credential that the model was shown
 }
 
 // Why a call was ended before the answer was.
@@ -401,6 +402,14 @@ func unavailableAnswer() *refusal {
 
 // end answers a call that got no answer, or none that can be passed on, and records how it ended.
 func (c *call) end(ctx *fasthttp.RequestCtx, err error) {
+	c.g.answer(ctx, c.id, c.ending(err))
+	if c.left.Load() {
+		ctx.SetConnectionClose() // what it sent ahead nobody waits for
+	}
+}
+
+// ending puts it on record how a call ended that got no answer, and returns what to tell its caller.
+func (c *call) ending(err error) *refusal {
 	out := outcomeOf(c, err)
 	no := &refusal{http.StatusBadGateway, "upstream_error", "the model could not be reached; try again later"}
 	switch cause := context.Cause(c.ctx); {
@@ -426,10 +435,7 @@ func (c *call) end(ctx *fasthttp.RequestCtx, err error) {
 		no = unavailableAnswer()
 	}
 	c.over()
-	c.g.answer(ctx, c.id, no)
-	if c.left.Load() {
-		ctx.SetConnectionClose() // what it sent ahead nobody waits for
-	}
+	return no
 }
 
 // outcomeOf says how a call ended: with err nil, whole.

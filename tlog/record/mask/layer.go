@@ -23,6 +23,7 @@ type scratch struct {
 	lens   []byte
 	spare  []byte
 	tried  []int32
+	starts [][2]int // rules and keywords
 	folds  [maxLayers][]byte
 
 	doc      doc     // of the body at hand
@@ -169,6 +170,7 @@ func (s *scratch) look(b []byte, from, to int, free bool, depth int) {
 	if s.m.secrets != nil {
 		v.keys = progress{w: s.m.secrets.words, hits: s.keys[:0]}
 	}
+	s.starts = s.starts[:0]
 	v.scan()
 	v.listed()
 	s.near, s.keys = v.near.hits, v.keys.hits

@@ -93,7 +93,7 @@ var classes = func() (c [256]uint8) {
 			c[i] |= isHex
 		}
 	}
-	for _, b := range []byte("_-+/=.~:") {
+	for _, b := range []byte("_-+/=.~:%") {
 		c[b] |= isDense
 	}
 	for _, b := range []byte("._%+-") {

@@ -109,8 +109,8 @@ func (c *call) outgoing(ctx *fasthttp.RequestCtx) http.Header {
 	}
 	// What comes back packed could not be read for its end.
 	h.Set("Accept-Encoding", "identity")
-	if s := c.route.Credential; s != nil {
-		v := string(s.Reveal())
+	if c.showed = c.route.forms(); c.showed != nil {
+		v := string(c.showed[0])
 		if c.route.Scheme != "" {
 			v = c.route.Scheme + " " + v
 		}

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -9,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"unicode"
 	"unicode/utf8"
 )
@@ -65,7 +65,8 @@ func (a API) shared() []string {
 	return nil
 }
 
-// A Secret is a value that is shown only where it is used.
+// A Secret is a value that is shown only where it is used. It may be another one at every look, and is not to be changed by
+// who looks. Safe for concurrent use.
 type Secret interface{ Reveal() []byte }
 
 // A Route leads calls to one model API. Which route a call takes is decided by its path alone: the longest match wins.
@@ -77,14 +78,14 @@ type Route struct {
 	Prefix string
 	// Upstream is the base URL: scheme, host, and a path that stands in for Prefix.
 	Upstream *url.URL
-	// Credential is sent upstream in Header after Scheme and a space; nil for none. An empty Header means what the
-	// API uses: Authorization with Bearer, or x-api-key.
+	// Credential is sent upstream in Header after Scheme and a space; nil for none. A call shows what it is at that time.
+	// An empty Header means what the API uses: Authorization with Bearer, or x-api-key.
 	Credential     Secret
 	Header, Scheme string
 	// Forward and Return name further headers to pass to the model and back to the caller.
 	Forward, Return []string
 
-	escaped [][]byte // how JSON may write the credential; set by check
+	looked *atomic.Pointer[forms] // of the credential, as it was at the last look; set by check
 }
 
 // Caller is a principal and one of its static keys.
@@ -212,11 +213,10 @@ func (r *Route) check() error {
 		return fmt.Errorf("gateway: the route %q says how to send a credential and has none", r.Name)
 	}
 	if r.Credential != nil {
-		s := r.Credential.Reveal()
-		if len(s) < 8 || bytes.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' }) {
-			return fmt.Errorf("gateway: the credential of the route %q is shorter than 8 characters or has characters that a header cannot carry", r.Name)
+		if err := CheckCredential(r.Credential.Reveal()); err != nil {
+			return fmt.Errorf("route %q: %w", r.Name, err)
 		}
-		r.escaped = escapedForms(s)
+		r.looked = new(atomic.Pointer[forms])
 		if r.Header == "" {
 			switch r.API {
 			case Anthropic:

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -13,12 +14,40 @@ import (
 // model that sends its credential in pieces of several events, or encoded, can still tell it to a caller. Who runs
 // such a model has the credential anyway.
 
-// forms are the ways in which the credential is looked for: as it is, and as JSON writes it where that is another.
-func (r *Route) forms() [][]byte {
+// A credential can be another one from one look to the next, while calls are under way that showed a model the one before.
+
+// forms are the ways in which a credential is looked for: as it is, first, and as JSON writes it where that is another.
+type forms [][]byte
+
+// forms are those of the credential of now, nil for none. They are made anew where it is another than at the last look.
+func (r *Route) forms() forms {
 	if r.Credential == nil {
 		return nil
 	}
-	return append([][]byte{r.Credential.Reveal()}, r.escaped...)
+	secret := r.Credential.Reveal()
+	if f := r.looked.Load(); f != nil && bytes.Equal((*f)[0], secret) {
+		return *f
+	}
+	f := append(forms{bytes.Clone(secret)}, escapedForms(secret)...)
+	r.looked.Store(&f)
+	return f
+}
+
+// forms are those of what the call showed the model, and of what it would show it now.
+func (c *call) forms() forms {
+	now := c.route.forms()
+	if c.showed == nil || now != nil && bytes.Equal(c.showed[0], now[0]) {
+		return now
+	}
+	return slices.Concat(c.showed, now)
+}
+
+// CheckCredential says what is wrong with a credential, by which whoever fetches one anew can tell before it is used.
+func CheckCredential(secret []byte) error {
+	if len(secret) < 8 || bytes.ContainsFunc(secret, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return errors.New("gateway: the credential is shorter than 8 characters or has characters that a header cannot carry")
+	}
+	return nil
 }
 
 // escapedForms returns how JSON may write a credential, without the ways that are the credential itself.
@@ -45,7 +74,7 @@ func escapedForms(secret []byte) [][]byte {
 
 // strike puts asterisks where the service credential stands in b, in place, and counts how often it did.
 func (c *call) strike(b []byte) {
-	for _, form := range c.route.forms() {
+	for _, form := range c.forms() {
 		for from := 0; ; c.struck++ {
 			i := bytes.Index(b[from:], form)
 			if i < 0 {
@@ -66,7 +95,7 @@ func stars(b []byte) {
 // begun returns how many of the last bytes of b could be the beginning of the credential.
 func (c *call) begun(b []byte) int {
 	most := 0
-	for _, form := range c.route.forms() {
+	for _, form := range c.forms() {
 		for k := min(len(form)-1, len(b)); k > most; k-- {
 			if bytes.HasSuffix(b, form[:k]) {
 				most = k
@@ -102,7 +131,7 @@ func (c *call) strikeHead(h http.Header) {
 			}
 		}
 	}
-	for _, form := range c.route.forms() {
+	for _, form := range c.forms() {
 		secret := string(form)
 		lower := strings.ToLower(secret)
 		for name, values := range h {

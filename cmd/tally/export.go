@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -63,6 +64,18 @@ func (s *source) load() (*config.Config, error) {
 	return config.Load(path)
 }
 
+// flags makes the flags that say where a log is, and who asks it and why.
+func (s *source) flags(fs *flag.FlagSet, reason string) *audit.Asker {
+	who := &audit.Asker{}
+	fs.StringVar(&who.Reason, "reason", reason, "`why`, for the record")
+	fs.StringVar(&who.Name, "as", userName(), "`who` asks, for the record")
+	fs.StringVar(&s.log, "log", "", "the `URL` of a running log")
+	fs.StringVar(&s.data, "data", "", "the data `directory` of a log, running or closed; by default "+defaultData)
+	fs.StringVar(&s.config, "config", "", "the configuration `file` of a log, running or closed")
+	fs.StringVar(&s.tokenFile, "token-file", "", "the `file` with the operators' token of a running log")
+	return who
+}
+
 func (t *tally) export(ctx context.Context, args []string) error {
 	fs := t.flags("export SESSION [-o FILE] | export --all -o DIR", `Writes a bundle: the session's entries, what its records hold, and the proofs that
 tally-verify checks without us. That it was exported, by whom and why, goes on record first.
@@ -70,23 +83,18 @@ With --all it copies the public log instead, entries and tiles and no content, i
 	var s source
 	out := fs.String("o", "", "the `file` to write; by default SESSION.bundle")
 	all := fs.Bool("all", false, "copy the whole public log into the directory -o")
-	reason := fs.String("reason", "export on the command line", "`why`, for the record")
-	actor := fs.String("as", "", "`who` asks, for the record; by default the user's name")
-	fs.StringVar(&s.log, "log", "", "the `URL` of a running log")
-	fs.StringVar(&s.data, "data", "", "the data `directory` of a log, running or closed; by default "+defaultData)
-	fs.StringVar(&s.config, "config", "", "the configuration `file` of a log, running or closed")
-	fs.StringVar(&s.tokenFile, "token-file", "", "the `file` with the operators' token of a running log")
+	who := s.flags(fs, "export on the command line")
 	rest, err := parse(fs, args, 0, 1)
-	if err != nil {
-		return err
-	}
-	base, err := s.url()
 	if err != nil {
 		return err
 	}
 	if *all {
 		if *out == "" || len(rest) > 0 {
 			return cli.Usagef("export --all takes -o DIR and no session")
+		}
+		base, err := s.url()
+		if err != nil {
+			return err
 		}
 		return t.exportAll(ctx, &s, base, *out)
 	}
@@ -98,20 +106,8 @@ With --all it copies the public log instead, entries and tiles and no content, i
 	if err != nil {
 		return cli.Usagef("export: %v", err)
 	}
-	who := audit.Asker{Name: *actor, Reason: *reason}
-	if who.Name == "" {
-		who.Name = userName()
-	}
 	var bundle []byte
-	if base != "" {
-		bundle, err = t.exportRunning(ctx, base, s.tokenFile, who, id)
-		if refused := new(url.Error); errors.As(err, &refused) && s.log == "" {
-			base, bundle, err = "", nil, nil // it said that it runs, and does not: it died
-		}
-	}
-	if base == "" && err == nil {
-		bundle, err = t.exportClosed(ctx, &s, who, id)
-	}
+	err = t.bundles(ctx, &s, *who, []record.ID{id}, func(_ record.ID, b []byte) error { bundle = b; return nil })
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
@@ -127,6 +123,31 @@ With --all it copies the public log instead, entries and tiles and no content, i
 	}
 	fmt.Fprintf(t.stderr, "wrote %s, %d bytes; check it with: tally-verify bundle %s --policy POLICY\n", *out, len(bundle), *out)
 	return nil
+}
+
+// bundles exports sessions one by one, from the log that s names.
+func (t *tally) bundles(ctx context.Context, s *source, who audit.Asker, ids []record.ID, each func(record.ID, []byte) error) error {
+	base, err := s.url()
+	if err != nil {
+		return err
+	}
+	for base != "" && len(ids) > 0 {
+		bundle, err := t.exportRunning(ctx, base, s.tokenFile, who, ids[0])
+		if refused := new(url.Error); errors.As(err, &refused) && s.log == "" {
+			break // it said that it runs, and does not: it died
+		}
+		if err == nil {
+			err = each(ids[0], bundle)
+		}
+		if err != nil {
+			return fmt.Errorf("session %s: %w", ids[0], err)
+		}
+		ids = ids[1:]
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	return t.exportClosed(ctx, s, who, ids, each)
 }
 
 // exportRunning asks a running log's desk. A session that has just been answered may not be published yet, or not be
@@ -168,29 +189,36 @@ func (t *tally) exportRunning(ctx context.Context, base, tokenFile string, who a
 }
 
 // exportClosed opens a log that nobody has open, writes who asks into it, and closes it again.
-func (t *tally) exportClosed(ctx context.Context, s *source, who audit.Asker, id record.ID) (bundle []byte, err error) {
+func (t *tally) exportClosed(ctx context.Context, s *source, who audit.Asker, ids []record.ID, each func(record.ID, []byte) error) error {
 	c, err := s.load()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	env := t.env(slog.New(slog.DiscardHandler))
 	env.Brief = true
 	v, err := assemble.OpenVault(c, env)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	desk, pen, err := v.Desk("tally-export")
 	if err != nil {
-		return nil, errors.Join(err, v.Close())
+		return errors.Join(err, v.Close())
 	}
-	err = assemble.While(ctx, v, pen, func(ctx context.Context) error {
+	return assemble.While(ctx, v, pen, func(ctx context.Context) error {
 		if err := v.Quarantined(); err != nil {
 			return err
 		}
-		bundle, err = desk.Export(ctx, who, id)
-		return err
+		for _, id := range ids {
+			bundle, err := desk.Export(ctx, who, id)
+			if err != nil {
+				return err
+			}
+			if err := each(id, bundle); err != nil {
+				return fmt.Errorf("session %s: %w", id, err)
+			}
+		}
+		return nil
 	})
-	return bundle, err
 }
 
 // exportAll copies the public log.

@@ -31,6 +31,9 @@ const usage = `tally records every call to a model in a log that nobody can alte
   tally serve --config FILE  run the gateway and the log as a file says
   tally export SESSION       write a bundle that tally-verify checks without us
   tally export --all         write a static copy of the whole public log
+  tally policy check FILE    read the rules that judge calls, and say what is wrong with them
+  tally policy try FILE SESSION...
+                             say what they would have said of recorded calls
   tally fsck                 read everything that is stored and hash it again
   tally keys new NAME        make a key for a caller; also new-log, new-kek, init and rotate for
                              a log's keys, and rewrap for data keys
@@ -51,7 +54,7 @@ func (t *tally) run(ctx context.Context, args []string) int {
 		return cli.ExitUsage
 	}
 	commands := map[string]func(context.Context, []string) error{
-		"demo": t.demo, "serve": t.serve, "export": t.export, "fsck": t.fsck, "keys": t.keys, "version": t.version,
+		"demo": t.demo, "serve": t.serve, "export": t.export, "fsck": t.fsck, "keys": t.keys, "policy": t.policy, "version": t.version,
 	}
 	switch args[0] {
 	case "help", "-h", "-help", "--help":

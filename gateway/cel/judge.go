@@ -37,6 +37,14 @@ func (p *Policy) Rules() int {
 	return len(p.rules)
 }
 
+// Quotas is how many there are.
+func (p *Policy) Quotas() int {
+	if p == nil {
+		return 0
+	}
+	return len(p.quotas)
+}
+
 // Judge says what becomes of a call. It goes through the rules for the call's route in an order that makes the
 // judgement the same wherever in the text they stand:
 //

@@ -391,7 +391,7 @@ func TestFollowSilent(t *testing.T) {
 	for _, c := range []struct {
 		after time.Duration
 		who   string
-	}{{0, ""}, {5 * time.Minute, ""}, {5*time.Minute + 31*time.Second, "gw-1"}, {3 * time.Hour, "gw-1"}, {4 * time.Hour, "gw-1 gw-3"}} {
+	}{{0, ""}, {5*time.Minute + 30*time.Second + 250*time.Millisecond, ""}, {5*time.Minute + 30*time.Second + 250*time.Millisecond + 1, "gw-1"}, {3 * time.Hour, "gw-1"}, {4 * time.Hour, "gw-1 gw-3"}} {
 		var who []string
 		for _, s := range f.Silent(began.Add(c.after)) {
 			who = append(who, s.By)

@@ -253,3 +253,29 @@ func TestOneWitnessLies(t *testing.T) {
 		}
 	}
 }
+
+// What a quorum had seen once it does not unsee, though a clock of one of its witnesses goes back: the floor stays where it was.
+func TestFloorDoesNotSink(t *testing.T) {
+	a, b := newCosigner(t, "witness.example/a", began), newCosigner(t, "witness.example/b", began)
+	c := newChronicle(t)
+	w := c.writer("gw-1")
+	w.start()
+	c.mark()
+	w.heartbeat()
+	c.mark()
+	w.edit(func(e *record.Entry) { e.Time = began.Add(30 * time.Minute) }).start() // back-dated by half an hour
+	l := &served{Log: c.publish()}
+	hour := began.Add(time.Hour)
+	seen := map[uint64][2]time.Time{1: {hour, hour}, 2: {began, hour.Add(time.Minute)}, 3: {hour.Add(2 * time.Minute), hour.Add(2 * time.Minute)}}
+	sign := func(size uint64, signed []byte) ([]byte, error) {
+		a.at, b.at = seen[size][0], seen[size][1]
+		return cosign(t, signed, a, b), nil
+	}
+	l.checkpointAt = sign
+	l.checkpoint = func(signed []byte) []byte { signed, _ = sign(3, signed); return signed }
+	r := check(t, l, policy(t, "all", a, b))
+	if got := subjects(r, TimesBracketed); !slices.Equal(got, []string{"entry 1", "entry 2"}) {
+		show(t, r)
+		t.Errorf("false: %v", got)
+	}
+}

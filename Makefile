@@ -6,7 +6,7 @@ BIN := bin
 .PHONY: help build run test crash vault fuzz bench race lint clean peers
 
 help:
-	@echo "make run      the demo, from nothing: gateway, log and a fake model on this machine"
+	@echo "make run      the demo, from nothing: gateway, log and a fake model on this machine; VAULT=1: with its keys in a Vault"
 	@echo "make test     everything that must hold, in a quarter of an hour at most"
 	@echo "make build    bin/tally, bin/tally-verify, bin/tally-witness, bin/tally-bench"
 	@echo "make bench    how fast, as ratios to raw Pebble and to calling the model directly"
@@ -20,8 +20,18 @@ help:
 build:
 	$(GO) build -o $(BIN)/ ./cmd/...
 
+# Vault is built at the version that keys/peers/vault/go.mod pins, where the user's caches lie, and is $$bin from there on.
+VAULTS ?= $${XDG_CACHE_HOME:-$$HOME/.cache}/tallystick
+VAULTBIN = v=$$(cd keys/peers/vault && $(GO) list -m -f '{{.Version}}' github.com/hashicorp/vault) && bin=$(VAULTS)/vault-$$v && mkdir -p $(VAULTS) && \
+	  { [ -x $$bin ] || (cd keys/peers/vault && nice -n 19 $(GO) build -tags minimal -o $$bin github.com/hashicorp/vault); } &&
+
 run: build
+ifeq ($(VAULT),)
 	$(BIN)/tally demo
+else
+	@rm -rf demo-vault # that Vault forgets, and so the demo begins anew
+	@$(VAULTBIN) cd keys/peers && $(GO) build -o $(abspath $(BIN))/ ./beside && cd $(CURDIR) && $(BIN)/beside $$bin $(BIN)/tally demo --vault --data demo-vault
+endif
 
 CRASHES ?= 200
 FUZZTIME ?= 30s
@@ -42,13 +52,8 @@ peers:
 crash:
 	CRASHES=$(CRASHES) $(GO) test -count=1 -timeout 60m -v -run TestKilled ./cmd/tally ./cmd/tally-witness
 
-# Vault is built at the version that keys/peers/vault/go.mod pins, where the user's caches lie.
-VAULTS ?= $${XDG_CACHE_HOME:-$$HOME/.cache}/tallystick
-
 vault:
-	@v=$$(cd keys/peers/vault && $(GO) list -m -f '{{.Version}}' github.com/hashicorp/vault) && bin=$(VAULTS)/vault-$$v && mkdir -p $(VAULTS) && \
-	  { [ -x $$bin ] || (cd keys/peers/vault && nice -n 19 $(GO) build -tags minimal -o $$bin github.com/hashicorp/vault); } && \
-	  cd keys/peers && VAULT=$$bin $(GO) test -tags vault -count=1 -timeout 30m ./...
+	@$(VAULTBIN) cd keys/peers && VAULT=$$bin $(GO) test -tags vault -count=1 -timeout 30m ./...
 
 fuzz:
 	@$(GO) list ./... | while read p; do \

@@ -40,12 +40,16 @@ and what to try is shown.
 
 With OPENAI_API_KEY set (and OPENAI_BASE_URL, if it is not OpenAI's) the gateway stands before
 that model instead of the fake one, and no call is made.
+
+With --vault the log's key, the key that wraps data keys, and the anchor are in the Vault that
+VAULT_ADDR and VAULT_TOKEN name, in its engines transit/ and secret/ (KV v2).
 `)
 	data := fs.String("data", defaultData, "the `directory` for everything")
 	calls := fs.String("gateway", "127.0.0.1:8080", "the gateway's `address`; port 0 takes a free one")
 	reads := fs.String("log", "127.0.0.1:8081", "the log's `address`; port 0 takes a free one")
 	fs.String("console", "", "kept for the console's `address`; this version has none")
 	noSamples := fs.Bool("no-samples", false, "make no calls")
+	inVault := fs.Bool("vault", false, "keep keys and anchor in Vault")
 	if _, err := parse(fs, args, 0, 0); err != nil {
 		return err
 	}
@@ -58,8 +62,8 @@ that model instead of the fake one, and no call is made.
 	}
 	// What the last run left says where nothing answers any more.
 	os.Remove(filepath.Join(dir, demoEnv))
-	d := &demonstration{tally: t, dir: dir, samples: !*noSamples}
-	if err := d.settle(*calls, *reads); err != nil {
+	d := &demonstration{tally: t, dir: dir, samples: !*noSamples, inVault: *inVault}
+	if err := d.settle(ctx, *calls, *reads); err != nil {
 		return err
 	}
 	return d.run(ctx)
@@ -70,6 +74,7 @@ type demonstration struct {
 	*tally
 	dir     string
 	samples bool
+	inVault bool
 	real    string // the base URL of a real model; "" for the fake one
 	apiKey  string
 	model   net.Listener // the fake model's
@@ -79,15 +84,17 @@ type demonstration struct {
 }
 
 // settle makes, on the first run, the keys and the configuration, and reads them on every run.
-func (d *demonstration) settle(calls, reads string) error {
+func (d *demonstration) settle(ctx context.Context, calls, reads string) error {
 	path := filepath.Join(d.dir, configFile)
 	origin, err := d.origin()
 	if err != nil {
 		return err
 	}
+	kept, err := d.keep(ctx, origin)
+	if err != nil {
+		return err
+	}
 	for name, create := range map[string]func(string) error{
-		"log.key": func(p string) error { _, err := file.Create(p, origin); return err },
-		"kek.key": func(p string) error { _, err := file.CreateKEK(p); return err },
 		apiKeyFile: func(p string) error {
 			return os.WriteFile(p, []byte("tk-"+assemble.NewSecret()+"\n"), 0o600)
 		},
@@ -95,11 +102,7 @@ func (d *demonstration) settle(calls, reads string) error {
 			return os.WriteFile(p, []byte("sk-fake-"+assemble.NewSecret()+"\n"), 0o600)
 		},
 	} {
-		p := filepath.Join(d.dir, name)
-		if _, err := os.Stat(p); err == nil {
-			continue
-		}
-		if err := create(p); err != nil {
+		if err := once(filepath.Join(d.dir, name), create); err != nil {
 			return err
 		}
 	}
@@ -131,14 +134,9 @@ func (d *demonstration) settle(calls, reads string) error {
 	text := fmt.Sprintf(`# Written anew at every start of the demo, as an example of what "tally serve" takes.
 log: local:log
 origin: %s
-key: log.key
-anchor: dir:%s
-policy: %s
+%spolicy: %s
 witnesses:
   interval: 200ms
-data_keys:
-  dir: ring
-  kek: kek.key
 listen: %q
 gateway:
   id: demo
@@ -158,19 +156,51 @@ gateway:
       upstream: %q
       credential:
         file: model.key
-`, origin, d.elsewhere("anchor", origin), policyFile, reads, calls, hex.EncodeToString(sum[:]), openai, credential, upstream)
+`, origin, kept, policyFile, reads, calls, hex.EncodeToString(sum[:]), openai, credential, upstream)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return err
 	}
 	if d.c, err = config.Load(path); err != nil {
 		return err
 	}
-	signer, err := file.Load(filepath.Join(d.dir, "log.key"), origin)
+	if d.inVault {
+		d.logKey = d.c.PublicKey
+	}
+	return nil
+}
+
+// once makes a file that is not there yet.
+func once(path string, create func(string) error) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	return create(path)
+}
+
+// keep makes the log's keys, or finds them, and returns what the configuration says of them and of the anchor.
+func (d *demonstration) keep(ctx context.Context, origin string) (string, error) {
+	key, kek, there := filepath.Join(d.dir, "log.key"), filepath.Join(d.dir, "kek.key"), filepath.Join(d.dir, vaultFile)
+	has := func(path string) bool { _, err := os.Stat(path); return err == nil }
+	switch {
+	case d.inVault && has(key):
+		return "", fmt.Errorf("%s was begun with its keys in files: name another directory with --data, or leave --vault out", d.dir)
+	case d.inVault:
+		return d.keepInVault(ctx, origin, there)
+	case has(there):
+		return "", fmt.Errorf("%s was begun with its keys in Vault: start it with --vault, or name another directory with --data", d.dir)
+	}
+	if err := once(key, func(p string) error { _, err := file.Create(p, origin); return err }); err != nil {
+		return "", err
+	}
+	if err := once(kek, func(p string) error { _, err := file.CreateKEK(p); return err }); err != nil {
+		return "", err
+	}
+	signer, err := file.Load(key, origin)
 	if err != nil {
-		return err
+		return "", err
 	}
 	d.logKey = signer.VerifierKey()
-	return nil
+	return fmt.Sprintf("key: log.key\nanchor: dir:%s\ndata_keys: {dir: ring, kek: kek.key}\n", d.elsewhere("anchor", origin)), nil
 }
 
 // origin returns the log's name. It is made once for a directory and never again: the anchor knows the log by it.
@@ -394,7 +424,9 @@ func (d *demonstration) show(gatewayURL, logURL, policy, session string, quarant
 	fmt.Fprintf(out, "  %s log --url %s --policy %s\n\n", verifier, logURL, filepath.Join(dir, policyFile))
 	fmt.Fprintf(out, "Addresses and keys are in %s, the configuration in %s,\nwhat the gateway says in %s.\n",
 		filepath.Join(dir, demoEnv), filepath.Join(dir, configFile), filepath.Join(dir, "demo.log"))
-	if a := d.c.AnchorDir(); !strings.HasPrefix(a, d.dir) {
+	if d.inVault {
+		fmt.Fprintf(out, "In Vault are the log's key, %s, what wraps data keys,\n%s, and the anchor, below %s.\nThe witness's memory is in %s.\n", d.c.Key, d.c.DataKeys.KEK, d.c.Anchor, d.witness.dir)
+	} else if a := d.c.AnchorDir(); !strings.HasPrefix(a, d.dir) {
 		fmt.Fprintf(out, "The anchor and the witness's memory, which are to outlive the rest, are in\n%s and %s.\n", a, d.witness.dir)
 	}
 	fmt.Fprintln(out)

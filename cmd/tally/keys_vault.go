@@ -76,14 +76,21 @@ VAULT_TOKEN, which must be an administrator's. Run again it changes nothing but 
 			fmt.Fprintf(t.stdout, "#\n# The policy %s:\n#\n#   %s\n", p.Name, strings.ReplaceAll(strings.TrimSpace(p.Text), "\n", "\n#   "))
 		}
 	}
-	fmt.Fprintf(t.stdout, "#\n# For the configuration:\n\nkey: %s\npublic_key: %s\n", done.Signer.Reference(), done.Signer.VerifierKey())
-	if *anchor != "" {
-		fmt.Fprintf(t.stdout, "anchor: %s\n", *anchor)
-	}
-	if *wrap != "" {
-		fmt.Fprintf(t.stdout, "data_keys: {dir: data/ring, kek: %q}\n", *wrap)
-	}
+	fmt.Fprintf(t.stdout, "#\n# For the configuration:\n\n%s", configured(s, done.Signer, "data/ring"))
 	return nil
+}
+
+// configured is what the configuration of a log says of what is in Vault.
+func configured(s vault.Setup, signer *keys.Signer, ring string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "key: %s\npublic_key: %s\n", signer.Reference(), signer.VerifierKey())
+	if !s.Anchor.IsZero() {
+		fmt.Fprintf(&b, "anchor: %s\n", s.Anchor)
+	}
+	if !s.KEK.IsZero() {
+		fmt.Fprintf(&b, "data_keys: {dir: %s, kek: %q}\n", ring, s.KEK.String())
+	}
+	return b.String()
 }
 
 func (t *tally) keysRotate(ctx context.Context, args []string) error {

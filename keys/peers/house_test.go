@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// program returns the path of one of the product's commands, or of transit.
+// program returns the path of one of the product's commands, of transit or of beside.
 func program(t *testing.T, name string) string {
 	t.Helper()
 	p := &programs
@@ -52,7 +52,7 @@ func program(t *testing.T, name string) string {
 		if p.dir, p.err = os.MkdirTemp("", "tallystick-peers-"); p.err != nil {
 			return
 		}
-		for _, b := range []struct{ in, what string }{{"../..", "./cmd/tally"}, {"../..", "./cmd/tally-verify"}, {"transit", "."}} {
+		for _, b := range []struct{ in, what string }{{"../..", "./cmd/tally"}, {"../..", "./cmd/tally-verify"}, {"transit", "."}, {".", "./beside"}} {
 			build := exec.Command("go", "build", "-o", p.dir+string(filepath.Separator), b.what)
 			build.Dir = b.in
 			if out, err := build.CombinedOutput(); err != nil {

@@ -5,6 +5,8 @@ package peers
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -72,4 +74,18 @@ func roles(h *house) string {
 		who += fmt.Sprintf("%s: {address: %q, timeout: 2s, login: {approle: {role_id: %q, secret_id: {file: %s.secret}}}}\n", role.identity, h.vault.url, id, role.name)
 	}
 	return who
+}
+
+// TestBeside runs the demo beside a Vault that comes and goes with it, as "make run VAULT=1" does.
+func TestBeside(t *testing.T) {
+	h := &house{t: t, vault: &server{}, dir: t.TempDir()}
+	bin, err := filepath.Abs(os.Getenv("VAULT"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := h.command("beside", bin, program(t, "tally"), "demo", "--vault", "--data", "demo", "--gateway", "127.0.0.1:0", "--log", "127.0.0.1:0")
+	demoStory(h, c)
+	if c := h.command("beside", bin, program(t, "tally"), "frob"); c.Run() == nil || c.ProcessState.ExitCode() != 64 {
+		t.Errorf("a command that ends with 64: %v", c.ProcessState)
+	}
 }

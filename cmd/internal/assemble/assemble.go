@@ -660,11 +660,9 @@ func gatewayConfig(c *config.Config, env Env, refs *Keyring) (gateway.Config, er
 			Name: r.Name, API: api, Prefix: r.Prefix, Upstream: up, Header: r.Header, Scheme: r.Scheme, Forward: r.Forward, Return: r.Return,
 		}
 		if !r.Credential.IsZero() {
-			secret, err := refs.Credential(context.Background(), r.Credential)
-			if err != nil {
-				return out, fmt.Errorf("route %q: %w", r.Name, err)
+			if route.Credential, err = refs.RouteCredential(context.Background(), r.Name, r.Credential); err != nil {
+				return out, err
 			}
-			route.Credential = secret
 		}
 		out.Routes = append(out.Routes, route)
 	}

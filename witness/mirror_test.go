@@ -383,6 +383,16 @@ func TestMirrorOldView(t *testing.T) {
 	if _, err := m.Push(t.Context()); err != nil || len(f.entries) != 900 {
 		t.Errorf("the mirror has %d entries: %v", len(f.entries), err)
 	}
+	// A mirror that says once that it has more is asked again.
+	l.grow(t, 300, "")
+	f.pending.before = func(rw http.ResponseWriter, _ *http.Request, _ *addCheckpoint) bool { conflict(rw, 5000); return true }
+	if _, err := m.Push(t.Context()); err == nil || !strings.Contains(err.Error(), "an old view") {
+		t.Error(err)
+	}
+	f.pending.before = nil
+	if _, err := m.Push(t.Context()); err != nil || len(f.entries) != 1200 {
+		t.Errorf("the mirror has %d entries: %v", len(f.entries), err)
+	}
 }
 
 func TestMirrorConfig(t *testing.T) {

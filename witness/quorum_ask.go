@@ -83,7 +83,7 @@ func (q *Quorum) ask(m *member, r *round, begun func()) answer {
 		if time.Until(m.next) > 0 {
 			begun()
 		}
-		if max(m.size, m.held) > r.c.Size || !waitUntil(r.ctx, m.next) {
+		if m.size > r.c.Size || !waitUntil(r.ctx, m.next) {
 			return answer{from: m} // it has a later checkpoint of ours, or may not be asked yet
 		}
 		proof, err := r.proof(m.size)

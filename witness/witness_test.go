@@ -532,6 +532,11 @@ func TestMethodsAndPaths(t *testing.T) {
 	if rec.Code != 304 || rec.Body.Len() != 0 {
 		t.Errorf("unchanged: %d with %d bytes", rec.Code, rec.Body.Len())
 	}
+	submits(t, w, l.body(4, 5), 200)
+	rec = httptest.NewRecorder()
+	if w.Handler().ServeHTTP(rec, get); rec.Code != 200 || rec.Body.Len() == 0 {
+		t.Errorf("changed: %d with %d bytes", rec.Code, rec.Body.Len())
+	}
 }
 
 // Many submit at once, of few logs and from whatever they know. No log ever goes back, and each size is reached by one.
@@ -684,6 +689,9 @@ func TestStateFaults(t *testing.T) {
 				if strings.Contains(answer, "— ") {
 					t.Errorf("a cosignature left: %q", answer)
 				}
+				if r := request(w.Handler(), "GET", "/"+originSum(l.origin)+"/checkpoint", nil); r.StatusCode != 200 {
+					t.Errorf("monitors are answered %d", r.StatusCode)
+				}
 				if c.size == "9\n" {
 					break // the next one is told so
 				}
@@ -736,6 +744,22 @@ func TestStoreFaults(t *testing.T) {
 			}
 			submits(t, w, l.body(4, 9), 200)
 		})
+	}
+}
+
+// Of several cosignatures on a remembered checkpoint the latest time counts, in whatever order they stand.
+func TestLatestTimeCounts(t *testing.T) {
+	w, l := newWitness(t, Config{})
+	c := l.at(4)
+	line := func(k *tlog.CosignatureSigner, at uint64) []byte {
+		return appendSignatureLine(nil, k.Name(), k.KeyHash(), must(k.SignAt(c.Text(), at)))
+	}
+	const early, late = earliestTime + 100, earliestTime + 200
+	for _, at := range [][2]uint64{{early, late}, {late, early}} {
+		s, err := w.open(l.origin, slices.Concat(l.sign(c), line(w.c.Keys[0], at[0]), line(w.c.Keys[1], at[1])))
+		if err != nil || s.time != late || s.Checkpoint != c {
+			t.Errorf("cosigned at %d: %+v, %v", at, s, err)
+		}
 	}
 }
 

@@ -308,3 +308,23 @@ func (s *scratch) part(body []byte, from, to int) {
 	}
 	s.body(contentType, body, end, to, max(from, 1))
 }
+
+// Found is where in a text, in bytes, something was found.
+type Found struct {
+	From, To int
+	Kind     Kind
+	Rule     string
+}
+
+// Find returns what Text would mask, in order. Nothing overlaps.
+func (m *Masker) Find(text []byte) []Found {
+	s := m.scratch()
+	defer m.release(s)
+	s.most = len(text)
+	s.search(text, 0, len(text), true, 0)
+	var all []Found
+	for _, sp := range s.spans {
+		all = append(all, Found{sp.from, sp.to, sp.kind, sp.rule})
+	}
+	return all
+}

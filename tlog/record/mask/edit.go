@@ -238,43 +238,37 @@ func (s *scratch) finish(dst, body []byte, sizes []int) []byte {
 		}
 		return b.end - a.end
 	})
-	at, event, eventEnd := 0, 0, 0
-	if len(sizes) > 0 {
-		eventEnd = sizes[0]
-	}
+	at := 0
+	made := s.edits[:0] // those that do not overlap
 	for _, e := range s.edits {
 		if e.from < at {
 			if e.end <= at {
 				continue
 			}
-			// Two that overlap: the rest of the later goes too.
-			for event < len(sizes)-1 && at >= eventEnd {
-				event++
-				eventEnd += sizes[event]
-			}
-			e.from, e.at, e.to = at, 0, 0
+			e.from, e.at, e.to = at, 0, 0 // what is left of it goes too
 		}
 		dst = append(dst, body[at:e.from]...)
 		dst = append(dst, s.masks[e.at:e.to]...)
 		at = e.end
-		s.grown = append(s.grown, grown{e.from, e.to - e.at - (e.end - e.from)})
+		made = append(made, e)
 	}
-	dst = append(dst, body[at:]...)
-	if len(sizes) > 0 {
-		g, pos := 0, 0
-		for i, n := range sizes {
-			pos += n
-			for g < len(s.grown) && s.grown[g].at < pos {
-				sizes[i] += s.grown[g].by
-				g++
-			}
+	// An event ends where it did; one that ends within what a mask replaces, after the mask.
+	end, was, is, grown := 0, 0, 0, 0
+	for i, n := range sizes {
+		end += n
+		for len(made) > 0 && made[0].end <= end {
+			grown += made[0].to - made[0].at - (made[0].end - made[0].from)
+			made = made[1:]
 		}
+		is = end + grown
+		if len(made) > 0 && made[0].from < end {
+			is = made[0].from + grown + made[0].to - made[0].at
+		}
+		sizes[i] = is - was
+		was = is
 	}
-	return dst
+	return append(dst, body[at:]...)
 }
-
-// A grown says by how many bytes the body grew where.
-type grown struct{ at, by int }
 
 // wipe forgets what was in the buffers: of each so much as a body of the size of the largest can have filled.
 func (s *scratch) wipe() {
@@ -285,7 +279,7 @@ func (s *scratch) wipe() {
 		s.wipeOne(&s.layers[i].decoded)
 		s.wipeOne(&s.folds[i])
 	}
-	s.spans, s.edits, s.grown, s.findings, s.most = s.spans[:0], s.edits[:0], s.grown[:0], nil, 0
+	s.spans, s.edits, s.findings, s.most = s.spans[:0], s.edits[:0], nil, 0
 	s.shadows = s.shadows[:0]
 	s.doc.b, s.inside.b = nil, nil
 	clear(s.channels)

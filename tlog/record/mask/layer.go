@@ -33,7 +33,6 @@ type scratch struct {
 	key      []byte
 	masks    []byte
 	edits    []edit
-	grown    []grown
 	shadows  [][2]int // arrays that say again what a piece says
 	findings Findings
 	most     int // length of the longest body since the last wipe

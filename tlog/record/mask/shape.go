@@ -136,13 +136,13 @@ var shapes = []shape{
 	{"DE_PASSPORT", "*********", alone, never, "", 0, germanDoc},
 	{"DE_ID_CARD", "*********", alone, never, "", 0, germanDoc},
 	{"DE_ID_CARD", "t99999999", told, never, "", 0, nil},
-	{"DE_FUEHRERSCHEIN", "AA99999999*", told, never, "", 0, nil},
+	{"DE_FUEHRERSCHEIN", "AA99999999*", alone, never, "", 0, nil},
 	{"DE_LANR", "999999999", alone, never, "", 0, func(v []byte) bool { return (10-weighted(v, 4, 9, 4, 9, 4, 9)%10)%10 == digit(v[6]) }},
 	{"DE_BSNR", "999999999", told, never, "", 0, func(v []byte) bool { return !same(v) }},
 	{"DE_TAX_NUMBER", "9999999999999", told, never, "", 0, func(v []byte) bool { n := number(v[:2]); return 1 <= n && n <= 16 }},
 	{"DE_TAX_NUMBER", "99999999999", never, alone, "335 344", slash, nil},
-	{"DE_TAX_NUMBER", "9999999999", never, told, "235 244 334", slash, nil},
-	{"DE_TAX_NUMBER", "999999999", never, told, "234", slash, nil},
+	{"DE_TAX_NUMBER", "9999999999", never, alone, "235 244 334", slash, nil},
+	{"DE_TAX_NUMBER", "999999999", never, alone, "234", slash, nil},
 
 	{"ZA_ID_NUMBER", "9999999999999", sure, told, "6412", space, func(v []byte) bool {
 		return isDay(v[2:4], v[4:6]) && !(string(v[2:6]) == "0229" && number(v[:2])%4 != 0) && v[10] <= '2' && v[11] >= '8' && luhn(v)

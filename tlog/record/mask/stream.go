@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 )
 
@@ -346,7 +347,15 @@ func (t *reading) byLine(c *channel, base int) {
 		}
 		sp.to = c.pieces[e].at + min(sp.to-l.pieces[e].at, c.pieces[e].n)
 	}
-	t.spans = merge(t.spans, base)
+	// What overlaps with what was found in the whole is a part of it.
+	n := from
+	for _, sp := range t.spans[from:] {
+		if !slices.ContainsFunc(t.spans[base:from], func(w span) bool { return w.from < sp.to && sp.from < w.to }) {
+			t.spans[n] = sp
+			n++
+		}
+	}
+	t.spans = merge(t.spans[:n], base)
 }
 
 // unplaced takes the places in lists out of a key.

@@ -417,10 +417,10 @@ func Build(c *config.Config, env Env) (*House, error) {
 		if gc, err = gatewayConfig(c, env, refs); err != nil {
 			return nil, err
 		}
-		if known, err = newIdentity(c, env, gc.TLS); err != nil {
+		if known, err = newIdentity(c, env, refs, gc.TLS); err != nil {
 			return nil, err
 		}
-		gc.Identifiers = known.identifiers
+		gc.Identifiers, gc.Pages = known.identifiers, known.pages
 		if c.Gateway.Policy != "" {
 			if _, gc.Policy, err = readPolicy(&c.Gateway); err != nil {
 				return nil, err

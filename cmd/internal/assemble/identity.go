@@ -1,7 +1,9 @@
 package assemble
 
 import (
+	"cmp"
 	"context"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -10,12 +12,15 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/tallystick/tallystick/cmd/internal/config"
 	"github.com/tallystick/tallystick/gateway"
 	"github.com/tallystick/tallystick/gateway/cert"
+	"github.com/tallystick/tallystick/gateway/login"
 	"github.com/tallystick/tallystick/gateway/oidc"
+	"github.com/tallystick/tallystick/gateway/saml"
 	"github.com/tallystick/tallystick/gateway/token"
 )
 
@@ -24,13 +29,14 @@ type identity struct {
 	identifiers []gateway.Identifier // in the order in which they are asked
 	tokens      *token.Store         // nil for none
 	issuers     *oidc.Identifier     // nil for none
+	pages       gateway.Pages        // on which people log in; nil for none
 	runs        []func(context.Context) error
 }
 
 // newIdentity makes what the configuration names, and has conf ask for client certificates where these make callers known.
 // The order: who shows a certificate of somebody listed is that one, whatever token comes with it, for SDKs do not work
 // without one.
-func newIdentity(c *config.Config, env Env, conf *tls.Config) (*identity, error) {
+func newIdentity(c *config.Config, env Env, refs *Keyring, conf *tls.Config) (*identity, error) {
 	id, in := &identity{}, c.Gateway.Identity
 	if k := in.Certificates; k != nil {
 		list, err := certificates(k)
@@ -52,14 +58,68 @@ func newIdentity(c *config.Config, env Env, conf *tls.Config) (*identity, error)
 		id.identifiers, id.runs = append(id.identifiers, store), append(id.runs, store.Run)
 	}
 	if len(in.Issuers) > 0 {
-		issuers, err := issuersOf(in, env)
+		issuers, err := issuersOf(in, env, refs)
 		if err != nil {
 			return nil, err
 		}
 		id.issuers = issuers
 		id.identifiers, id.runs = append(id.identifiers, issuers), append(id.runs, issuers.Run)
 	}
+	if in.LogIns() {
+		pages, err := id.logins(in, env)
+		if err != nil {
+			return nil, err
+		}
+		id.pages = pages
+	}
 	return id, nil
+}
+
+// logins makes the pages on which people log in.
+func (id *identity) logins(in config.Identity, env Env) (*login.Pages, error) {
+	public := strings.TrimSuffix(in.Public, "/")
+	out := login.Config{Public: public, Tokens: id.tokens, Life: in.Tokens.TokenLife(), Logger: env.Logger}
+	for _, is := range in.Issuers {
+		if is.Client == nil {
+			continue
+		}
+		l, err := id.issuers.Login(is.Name, public+login.BackPath)
+		if err != nil {
+			return nil, fmt.Errorf("gateway.identity: %w", err)
+		}
+		out.Providers = append(out.Providers, l)
+	}
+	for _, s := range in.SAML {
+		metadata, err := os.ReadFile(s.Metadata)
+		if err != nil {
+			return nil, fmt.Errorf("gateway.identity.saml, %s: %w", s.Name, err)
+		}
+		sc := saml.Config{
+			Name: s.Name, Metadata: metadata, Entity: cmp.Or(s.Entity, public+login.SAMLPath+"/"+s.Name), Back: public + login.SAMLPath,
+			Subject: s.Subject, Email: s.Email, Groups: s.Groups,
+		}
+		if s.Cert != "" {
+			pair, err := tls.LoadX509KeyPair(s.Cert, s.Key)
+			if err != nil {
+				return nil, fmt.Errorf("gateway.identity.saml, %s: %w", s.Name, err)
+			}
+			key, ok := pair.PrivateKey.(*rsa.PrivateKey)
+			if !ok {
+				return nil, fmt.Errorf("gateway.identity.saml, %s: the key in %s is not an RSA key", s.Name, s.Key)
+			}
+			sc.Key, sc.Certificate = key, pair.Leaf
+		}
+		l, err := saml.New(sc)
+		if err != nil {
+			return nil, fmt.Errorf("gateway.identity: %w", err)
+		}
+		out.Providers = append(out.Providers, l)
+	}
+	pages, err := login.New(out)
+	if err != nil {
+		return nil, fmt.Errorf("gateway.identity: %w", err)
+	}
+	return pages, nil
 }
 
 func certificates(k *config.Certificates) (*cert.List, error) {
@@ -98,7 +158,7 @@ func readCertificate(path string) (*x509.Certificate, error) {
 	return x509.ParseCertificate(block.Bytes)
 }
 
-func issuersOf(in config.Identity, env Env) (*oidc.Identifier, error) {
+func issuersOf(in config.Identity, env Env, refs *Keyring) (*oidc.Identifier, error) {
 	out := oidc.Config{Logger: env.Logger}
 	if in.Proxy != "" {
 		proxy, err := url.Parse(in.Proxy)
@@ -119,6 +179,16 @@ func issuersOf(in config.Identity, env Env) (*oidc.Identifier, error) {
 		var err error
 		if issuer.Roots, err = readRoots("gateway.identity.issuers, "+is.Name+": roots", is.Roots); err != nil {
 			return nil, err
+		}
+		if is.Client != nil {
+			issuer.Client = &oidc.Client{ID: is.Client.ID, Scopes: is.Client.Scopes}
+			if !is.Client.Secret.IsZero() {
+				secret, err := refs.Credential(context.Background(), is.Client.Secret)
+				if err != nil {
+					return nil, fmt.Errorf("gateway.identity.issuers, %s: client.secret: %w", is.Name, err)
+				}
+				issuer.Client.Secret = secret
+			}
 		}
 		out.Issuers = append(out.Issuers, issuer)
 	}

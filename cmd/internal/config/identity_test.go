@@ -14,6 +14,9 @@ const withIdentity = `  tls: {cert: gw.pem, key: gw.key}
         - {name: batch, uri: spiffe://example.org/batch, groups: [machines], routes: [openai], authority: mesh.pem}
       revoked: ["00"]
     tokens: {dir: data/tokens, life: 8h}
+    public: https://gateway.example
+    saml:
+      - {name: entra, metadata: entra.xml, email: mail, groups: groups, cert: saml.pem, key: saml.key}
     proxy: http://proxy.example:3128
     issuers:
       - name: okta
@@ -24,6 +27,7 @@ const withIdentity = `  tls: {cert: gw.pem, key: gw.key}
         groups: [realm_access, roles]
         stale: 2h
         roots: okta.pem
+        client: {id: tallystick, secret: {file: okta.secret}, scopes: [email, groups]}
   journal:`
 
 func TestIdentity(t *testing.T) {
@@ -34,7 +38,9 @@ func TestIdentity(t *testing.T) {
 	id := c.Gateway.Identity
 	for _, p := range []struct{ got, want string }{
 		{id.Certificates.Roots, "/etc/tally/clients.pem"}, {id.Certificates.Callers[0].Authority, "/etc/tally/mesh.pem"}, {id.Tokens.Dir, "/etc/tally/data/tokens"},
-		{id.Issuers[0].Roots, "/etc/tally/okta.pem"}, {strings.Join(id.Issuers[0].Groups, "."), "realm_access.roles"}, {id.Issuers[0].Require[0].Any[0], "example.com"},
+		{id.Issuers[0].Roots, "/etc/tally/okta.pem"}, {id.Issuers[0].Client.Secret.File, "/etc/tally/okta.secret"},
+		{id.SAML[0].Metadata, "/etc/tally/entra.xml"}, {id.SAML[0].Cert, "/etc/tally/saml.pem"}, {id.SAML[0].Key, "/etc/tally/saml.key"},
+		{strings.Join(id.Issuers[0].Groups, "."), "realm_access.roles"}, {id.Issuers[0].Require[0].Any[0], "example.com"},
 	} {
 		if p.got != p.want {
 			t.Errorf("%q, want %q", p.got, p.want)
@@ -65,6 +71,13 @@ func TestIdentityRefuses(t *testing.T) {
 		{"an issuer without a URL", "        url: https://example.okta.com\n", "", "number 1: url is missing"},
 		{"a static caller of an issuer's", "name: alice", "name: okta:alice", "okta:alice"},
 		{"a certificate's caller of an issuer's", "name: batch", "name: okta:batch", "okta:batch"},
+		{"log-ins nowhere", "    public: https://gateway.example\n", "", "identity.public is missing"},
+		{"log-ins without tokens", "    tokens: {dir: data/tokens, life: 8h}\n", "", "identity.tokens"},
+		{"a provider without metadata", "metadata: entra.xml, ", "", "number 1: metadata is missing"},
+		{"a provider with an issuer's name", "name: entra", "name: okta", "called okta"},
+		{"a provider with half a key", ", key: saml.key", "", "both cert and key"},
+		{"a static caller of a provider's", "name: alice", "name: entra:alice", "entra:alice"},
+		{"a client without id", "id: tallystick, ", "", "client.id is missing"},
 		{"a time without unit", "stale: 2h", "stale: 2", "length of time"},
 		{"a groups claim that is a word", "groups: [realm_access, roles]", "groups: roles", "groups"},
 	} {

@@ -9,7 +9,7 @@ help:
 	@echo "make run      the demo, from nothing: gateway, log and a fake model on this machine; VAULT=1: with its keys in a Vault"
 	@echo "make test     everything that must hold, in a quarter of an hour at most"
 	@echo "make build    bin/tally, bin/tally-verify, bin/tally-witness, bin/tally-bench"
-	@echo "make bench    how fast, as ratios to raw Pebble and to calling the model directly"
+	@echo "make bench    how fast, as ratios to raw Pebble and to calling the model directly; VAULT=1: through a Vault, too"
 	@echo "make crash    kill -9 under load, 200 times (CRASHES=n)"
 	@echo "make vault    keys and anchors against HashiCorp Vault itself, which is built once (a quarter of an hour)"
 	@echo "make fuzz     every fuzz target for a while (FUZZTIME=30s)"
@@ -25,12 +25,15 @@ VAULTS ?= $${XDG_CACHE_HOME:-$$HOME/.cache}/tallystick
 VAULTBIN = v=$$(cd keys/peers/vault && $(GO) list -m -f '{{.Version}}' github.com/hashicorp/vault) && bin=$(VAULTS)/vault-$$v && mkdir -p $(VAULTS) && \
 	  { [ -x $$bin ] || (cd keys/peers/vault && nice -n 19 $(GO) build -tags minimal -o $$bin github.com/hashicorp/vault); } &&
 
+# What follows $(BESIDE) runs beside a Vault in its development mode, which ends after it and forgets everything.
+BESIDE = $(VAULTBIN) (cd keys/peers && $(GO) build -o $(abspath $(BIN))/ ./beside) && $(BIN)/beside $$bin
+
 run: build
 ifeq ($(VAULT),)
 	$(BIN)/tally demo
 else
-	@rm -rf demo-vault # that Vault forgets, and so the demo begins anew
-	@$(VAULTBIN) cd keys/peers && $(GO) build -o $(abspath $(BIN))/ ./beside && cd $(CURDIR) && $(BIN)/beside $$bin $(BIN)/tally demo --vault --data demo-vault
+	@rm -rf demo-vault
+	@$(BESIDE) $(BIN)/tally demo --vault --data demo-vault
 endif
 
 CRASHES ?= 200
@@ -61,7 +64,11 @@ fuzz:
 	    echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s $$p || exit 1; done; done
 
 bench: build
+ifeq ($(VAULT),)
 	$(BIN)/tally-bench
+else
+	@$(BESIDE) $(BIN)/tally-bench
+endif
 
 race:
 	CGO_ENABLED=1 $(GO) test -race ./...

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tallystick/tallystick/bench"
 	"github.com/tallystick/tallystick/gateway"
+	"github.com/tallystick/tallystick/keys/vault"
 )
 
 func main() {
@@ -51,6 +52,14 @@ func run(ctx context.Context, dir, only string, rounds int, each time.Duration) 
 		for _, callers := range []int{1, 32} {
 			all = append(all, bench.Decide{Dir: dir, Rules: 50, Callers: callers, Rounds: rounds, Time: each})
 		}
+	}
+	if _, there := os.LookupEnv("VAULT_ADDR"); only == "vault" || only == "" && there {
+		vc, err := vault.FromEnvironment(os.LookupEnv)
+		if err != nil {
+			return err
+		}
+		v := bench.Vault{Vault: vc, Dir: dir, Rounds: rounds, Time: each}
+		all = append(all, bench.Checkpoint{Vault: v}, bench.Seal{Vault: v, Sealers: 16, Body: 2048})
 	}
 	for _, w := range all {
 		r, err := w.Run(ctx)

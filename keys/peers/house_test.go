@@ -52,7 +52,7 @@ func program(t *testing.T, name string) string {
 		if p.dir, p.err = os.MkdirTemp("", "tallystick-peers-"); p.err != nil {
 			return
 		}
-		for _, b := range []struct{ in, what string }{{"../..", "./cmd/tally"}, {"../..", "./cmd/tally-verify"}, {"transit", "."}, {".", "./beside"}} {
+		for _, b := range []struct{ in, what string }{{"../..", "./cmd/tally"}, {"../..", "./cmd/tally-verify"}, {"../..", "./cmd/tally-bench"}, {"transit", "."}, {".", "./beside"}} {
 			build := exec.Command("go", "build", "-o", p.dir+string(filepath.Separator), b.what)
 			build.Dir = b.in
 			if out, err := build.CombinedOutput(); err != nil {

@@ -163,7 +163,7 @@ func (c *call) addJudgement(r *record.Record) {
 	if len(c.judgement.Failed) > 0 {
 		r.Add(record.FieldFailed, []byte(strings.Join(c.judgement.Failed, "\n")))
 	}
-	if len(c.facts.Findings) > 0 {
+	if c.facts.Known&KnownFindings != 0 {
 		rows := make([][3]any, len(c.facts.Findings))
 		for i, x := range c.facts.Findings {
 			rows[i] = [3]any{x.Kind, x.Rule, x.Count}

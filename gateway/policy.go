@@ -44,7 +44,7 @@ type Approval struct {
 	Groups []string      // of whom; nil for all approvers
 	Count  int           // how many distinct persons, none of them the caller; 0 means 1
 	Within time.Duration // how long they have; 0 means the gateway's default. No answer is no
-	Valid  time.Duration // how long a yes can be used; 0 means for the rest of Within
+	Valid  time.Duration // how long a yes can be used, which ends with Within in any case; 0 means until then
 	Hold   time.Duration // how long the call itself is kept waiting; 0 means the gateway's default, less means not at all
 }
 

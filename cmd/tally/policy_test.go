@@ -78,8 +78,8 @@ rules:
     when: request.stream
     then: refuse
     message: answers are read whole here
-  - name: cards
-    when: findings.has('CARD')
+  - name: failing
+    when: request.size / (request.size - request.size) > 0
     then: refuse
 quotas:
   - name: tokens
@@ -94,8 +94,8 @@ quotas:
 		}
 		for _, want := range []string{
 			sessions[0] + "  refuse by the rule no-streams", "\n    told: answers are read whole here\n",
-			sessions[1] + "  ask by the rule cards", "\n    asked: 1 of all who approve\n", "\n    counts against the quota tokens, with up to 2 tokens\n",
-			"\n    failed: rule cards: ", "model \"fake-1\"", "\n2 calls: 1 refused, 1 asked about, 0 allowed; ",
+			sessions[1] + "  ask by the rule failing", "\n    asked: 1 of all who approve\n", "\n    counts against the quota tokens, with up to 2 tokens\n",
+			"\n    failed: rule failing: ", "model \"fake-1\"", "\n2 calls: 1 refused, 1 asked about, 0 allowed; ",
 		} {
 			if !strings.Contains(stdout, want) {
 				t.Errorf("%s: it does not say %q:\n%s", how, want, stdout)

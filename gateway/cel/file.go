@@ -513,6 +513,9 @@ func (d *document) approval(n ast.Node) (a gateway.Approval) {
 	}
 	if e, ok := entries["valid"]; ok {
 		a.Valid = d.duration(e.value, "valid", "how long a yes can be used", time.Second, maxWithin)
+		if a.Within > 0 && a.Valid > a.Within {
+			d.at(e.value, "a yes would be valid for %v and people have %v, with which it ends; make that longer, or this shorter", a.Valid, a.Within)
+		}
 	}
 	if e, ok := entries["hold"]; ok {
 		if s, ok := d.scalar(e.value, "hold"); ok && s == "none" {

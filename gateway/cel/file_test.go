@@ -39,6 +39,7 @@ var mistakes = []struct{ name, text, want string }{
 	{"no time", "otherwise: refuse\nrules:\n  - name: a\n    when: true\n    then: ask\n    approval: {within: 15}\n", "rule a: within is how long people have"},
 	{"too long held", "otherwise: refuse\nrules:\n  - name: a\n    when: true\n    then: ask\n    approval: {hold: 2h}\n", "rule a: hold is how long the call itself waits"},
 	{"held longer than people have", "otherwise: refuse\nrules:\n  - name: a\n    when: true\n    then: ask\n    approval: {within: 1m, hold: 2m}\n", "rule a: the call is held for 2m0s and people have 1m0s"},
+	{"valid for longer than people have", "otherwise: refuse\nrules:\n  - name: a\n    when: true\n    then: ask\n    approval: {within: 1m, valid: 2m}\n", "6:35: rule a: a yes would be valid for 2m0s and people have 1m0s"},
 	{"valid for ever", "otherwise: refuse\nrules:\n  - name: a\n    when: true\n    then: ask\n    approval: {valid: forever}\n", "rule a: valid is how long a yes can be used"},
 	{"a route that is not there", "otherwise: refuse\nrules:\n  - name: a\n    when: true\n    then: ask\n    routes: [main, mian]\n", "rule a: there is no route mian; write main"},
 	{"what YAML takes for a tag", "otherwise: refuse\nrules:\n  - name: a\n    when: !has(request.model)\n    then: ask\n", "3:5: rule a: it does not say what becomes of the call\n4:11: rule a: a value that begins with ! is read as something else by YAML"},

@@ -25,6 +25,7 @@ import (
 	"github.com/tallystick/tallystick/audit"
 	"github.com/tallystick/tallystick/cmd/internal/config"
 	"github.com/tallystick/tallystick/gateway"
+	"github.com/tallystick/tallystick/gateway/webhook"
 	"github.com/tallystick/tallystick/keys/ring"
 	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/local"
@@ -395,6 +396,7 @@ type House struct {
 	api    http.Handler
 	pen    *record.Writer                // the desk's; nil without a gateway
 	law    *law                          // nil without a gateway
+	sender *webhook.Sender               // nil where nobody is told of questions
 	runs   []func(context.Context) error // of what knows callers
 	env    Env
 }
@@ -410,6 +412,7 @@ type Listeners struct {
 func Build(c *config.Config, env Env) (*House, error) {
 	var gc gateway.Config
 	var token []byte
+	var sender *webhook.Sender
 	known := &identity{}
 	var err error
 	refs := NewKeyring(c, env)
@@ -426,7 +429,7 @@ func Build(c *config.Config, env Env) (*House, error) {
 				return nil, err
 			}
 		}
-		if gc.Approvals, err = approvals(c, refs); err != nil {
+		if gc.Approvals, sender, err = approvals(c, env, refs); err != nil {
 			return nil, err
 		}
 		if token, err = operatorToken(c.Operators); err != nil {
@@ -437,7 +440,7 @@ func Build(c *config.Config, env Env) (*House, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &House{Vault: v, env: env, Reload: make(chan *config.Config), runs: known.runs}
+	h := &House{Vault: v, env: env, Reload: make(chan *config.Config), runs: known.runs, sender: sender}
 	mux := http.NewServeMux()
 	mux.Handle("/", tiles.Handler(v.Log, tiles.Options{Log: env.Logger}))
 	h.api = mux
@@ -519,7 +522,7 @@ func (h *House) Run(ctx context.Context, at Listeners) error {
 	runs = append(runs, h.runs...)
 	if h.Gateway != nil {
 		runs = append(runs,
-			func(ctx context.Context) error { return h.Gateway.Run(ctx, at.Calls) },
+			func(ctx context.Context) error { return h.runGateway(ctx, at.Calls) },
 			func(ctx context.Context) error {
 				err := h.pen.Run(ctx)
 				if errors.Is(err, tlog.ErrQuarantine) {
@@ -552,6 +555,19 @@ func (h *House) Run(ctx context.Context, at Listeners) error {
 		err = nil // said once is enough
 	}
 	return errors.Join(err, verr, h.Vault.Close())
+}
+
+// runGateway serves callers. Who is told of what people are asked is told of its last ones, too.
+func (h *House) runGateway(ctx context.Context, calls net.Listener) error {
+	if h.sender == nil {
+		return h.Gateway.Run(ctx, calls)
+	}
+	sending, stop := context.WithCancel(context.WithoutCancel(ctx))
+	sent := make(chan error, 1)
+	go func() { sent <- h.sender.Run(sending) }()
+	err := h.Gateway.Run(ctx, calls)
+	stop()
+	return errors.Join(err, <-sent)
 }
 
 // reloads has the log go on by other configurations, one after another.

@@ -125,33 +125,3 @@ func TestLaw(t *testing.T) {
 		}
 	})
 }
-
-// The key of approvals is made once, for its owner alone.
-func TestApprovalsKey(t *testing.T) {
-	c := &config.Config{Log: "local:" + filepath.Join(t.TempDir(), "data", "log"), Gateway: config.Gateway{Approvals: &config.Approvals{}}}
-	refs := NewKeyring(c, Env{})
-	first, err := approvals(c, refs)
-	if err != nil || len(first.Key) != 32 {
-		t.Fatalf("%v %x", err, first.Key)
-	}
-	if st, err := os.Stat(c.ApprovalsKey()); err != nil || st.Mode().Perm() != 0o600 {
-		t.Errorf("%v %v", st, err)
-	}
-	if second, err := approvals(c, refs); err != nil || !bytes.Equal(second.Key, first.Key) {
-		t.Errorf("%v %x", err, second.Key)
-	}
-	if err := CreateApprovalsKey(c.ApprovalsKey()); err == nil {
-		t.Error("another key took its place")
-	}
-	if err := os.WriteFile(c.ApprovalsKey(), []byte("0123\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := approvals(c, refs); err == nil || !strings.Contains(err.Error(), "64 hex digits") {
-		t.Error(err)
-	}
-	// A key that is named is not made.
-	c.Gateway.Approvals.Key.File = filepath.Join(t.TempDir(), "none")
-	if _, err := approvals(c, refs); err == nil {
-		t.Error("a key was made")
-	}
-}

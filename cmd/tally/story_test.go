@@ -380,7 +380,7 @@ func TestUsage(t *testing.T) {
 		args []string
 		code int
 	}{
-		{nil, 64}, {[]string{"frob"}, 64}, {[]string{"demo", "--frob"}, 64}, {[]string{"export"}, 1}, {[]string{"serve"}, 64}, {[]string{"keys"}, 64},
+		{nil, 64}, {[]string{"frob"}, 64}, {[]string{"demo", "--frob"}, 64}, {[]string{"export"}, 64}, {[]string{"serve"}, 64}, {[]string{"keys"}, 64},
 		{[]string{"keys", "new"}, 64}, {[]string{"--help"}, 0}, {[]string{"demo", "--help"}, 0}, {[]string{"version"}, 0}, {[]string{"keys", "new", "alice"}, 0},
 		{[]string{"serve", "--config", "nowhere.yaml"}, 1}, {[]string{"fsck", "--data", "nowhere"}, 1},
 	} {

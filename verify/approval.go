@@ -275,11 +275,11 @@ func (r *Report) approved(d *decision) {
 	}
 	sent, err := sentAt(d.end)
 	switch {
+	case !d.asks && !d.used && !d.void: // none was needed
 	case err != nil:
 		r.isFalse(ApprovalGiven, subject, "%v", err)
 	case d.used:
 		r.given(d, subject, sent)
-	case !d.asks && !d.void: // none was needed
 	case d.end == nil: // it has no end, and that is told
 	case !sent.IsZero():
 		r.isFalse(ApprovalGiven, subject, "it ended as %s and used no yes that counts, and was sent at %s all the same", d.end.record.Outcome, stamp(sent))
@@ -320,11 +320,11 @@ func (r *Report) given(d *decision, subject string, sent time.Time) {
 	r.notProven("that whoever approved %s may approve: the gateway says so; or that no session outside of this bundle had used the same yes: check the whole log for that", subject)
 }
 
-// people returns who said yes: other people than the caller, who had the request and who has the answer of it, each once, and as many as
-// were asked for. open says that it is not shown.
-func (d *decision) people(request *shown) (who string, open bool, err error) {
+// people returns who said yes to what d asked: other people than the callers of its request and of the one that was sent, each
+// once, and as many as were asked for. open says that it is not shown.
+func (d *decision) people(sent *shown) (who string, open bool, err error) {
 	callers, emails := make(map[string]bool), make(map[string]bool)
-	for _, x := range []*shown{d.request, request} {
+	for _, x := range []*shown{d.request, sent} {
 		name, _, known := x.text(record.FieldCaller)
 		mail, _, knownMail := x.text(record.FieldEmail)
 		if known && name == "" {

@@ -811,6 +811,22 @@ func TestApprovalsUnread(t *testing.T) {
 	}
 }
 
+// Of a session of before there were questions, or in which something else is called an approval, nothing is said.
+func TestApprovalsOfBefore(t *testing.T) {
+	h, ids := tell(t, func(h *house) []record.ID {
+		h.a.edit(func(e *record.Entry) { e.Asks = false })
+		id := h.with(record.FieldVerdict, "allow").ask(h.a)
+		h.answer(h.a, id, record.Granted, "alice")
+		h.with(record.FieldTimes, "some time").end(h.a, id, record.Complete)
+		return []record.ID{id}
+	})
+	r, err := Check(appendBundle(t, h.bundle(h.publish(), everything, ids...)), policy(t, ""))
+	if err != nil || !r.OK() || slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Claim == ApprovalGiven }) {
+		show(t, r)
+		t.Error(err)
+	}
+}
+
 // A whole log says how often people said yes, and that it does not show who; and of a log without questions nothing is said.
 func TestApprovalsCounted(t *testing.T) {
 	h, _ := tell(t, func(h *house) []record.ID {

@@ -47,7 +47,7 @@ type state struct {
 	URL    string          `json:"url"`              // where it was followed
 	Seen   time.Time       `json:"seen"`             // when the remembered size was first seen, by this machine's clock
 	Ahead  []ahead         `json:"ahead,omitempty"`  // what others have seen of it that is larger, by name
-	Showed []string        `json:"showed,omitempty"` // the others that have shown it, by name
+	Showed []string        `json:"showed,omitempty"` // who has shown it, by name
 	Log    json.RawMessage `json:"log"`              // a verify.Follower
 }
 

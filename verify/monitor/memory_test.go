@@ -260,9 +260,9 @@ func TestOnceForgotten(t *testing.T) {
 		w.net.set(silent, http.NotFoundHandler())
 		views := func(c *Config) {
 			c.Witnesses = []string{"http://" + silent, "http://" + witnessHost}
-			c.Peers = []string{"http://peer.test"}
+			c.Peers = []string{"http://yonder.test"}
 		}
-		w.net.set("peer.test", tiles.Handler(w.log, tiles.Options{}))
+		w.net.set("yonder.test", tiles.Handler(w.log, tiles.Options{}))
 		signed, _ := w.log.Checkpoint(t.Context())
 		w.witness.set(func(x *witness) { x.shown = signed })
 		round := func(told string, from ...string) {
@@ -277,14 +277,14 @@ func TestOnceForgotten(t *testing.T) {
 			}
 		}
 		round("")
-		w.net.set("peer.test", http.NotFoundHandler())
+		w.net.set("yonder.test", http.NotFoundHandler())
 		w.witness.set(func(x *witness) { x.shown = nil })
-		round("view-forgot view-forgot", witnessHost, "peer.test")
-		w.net.set("peer.test", nil)
+		round("view-forgot view-forgot", witnessHost, "yonder.test")
+		w.net.set("yonder.test", nil)
 		w.net.set(silent, nil)
-		round("view-away view-forgot view-away", silent, witnessHost, "peer.test")
+		round("view-away view-forgot view-away", silent, witnessHost, "yonder.test")
 		w.witness.set(func(x *witness) { x.shown = signed })
-		round("view-away view-away", silent, "peer.test")
+		round("view-away view-away", silent, "yonder.test")
 	})
 }
 
@@ -315,6 +315,26 @@ func TestFull(t *testing.T) {
 			t.Errorf("the log is accused: %+v", got)
 		}
 	})
+}
+
+// What somebody else has put into its order, or wrote twice, was not written by a monitor.
+func TestStateOutOfOrder(t *testing.T) {
+	at := time.Unix(1, 0).UTC()
+	for name, s := range map[string]state{
+		"ahead, out of order":   {Ahead: []ahead{{"b", at, "x"}, {"a", at, "x"}}},
+		"ahead, twice":          {Ahead: []ahead{{"a", at, "x"}, {"a", at, "y"}}},
+		"has shown it, twice":   {Showed: []string{"a", "a"}},
+		"out of order as shown": {Showed: []string{"b", "a"}},
+	} {
+		s.Origin, s.Log = "log.example/test", json.RawMessage(`{"v":1}`)
+		b, err := s.append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := parseState(b); err == nil {
+			t.Errorf("%s: read", name)
+		}
+	}
 }
 
 func FuzzParseState(f *testing.F) {

@@ -124,7 +124,7 @@ func (w *watch) other(ctx context.Context, v *view, signed []byte) error {
 		return nil
 	}
 	w.well(ViewUnsaid, v.name, "")
-	if i, knew := slices.BinarySearch(w.state.Showed, v.name); !knew && v.reader != nil {
+	if i, knew := slices.BinarySearch(w.state.Showed, v.name); !knew {
 		w.state.Showed = slices.Insert(w.state.Showed, i, v.name)
 		if err := w.save(); err != nil {
 			return err

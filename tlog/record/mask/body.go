@@ -3,7 +3,6 @@ package mask
 import (
 	"bytes"
 	"mime"
-	"slices"
 	"strings"
 )
 
@@ -68,8 +67,13 @@ func (s *scratch) text(body []byte, from, to, context int, free bool) {
 	base := len(s.spans)
 	text := body[context:to]
 	s.search(text, from-context, len(text), free, 0)
+	s.wrote(text, context, base)
+}
+
+// wrote writes back what was found since base in a text that stands in the body as it is, at raw.
+func (s *scratch) wrote(text []byte, raw, base int) {
 	if len(s.spans) > base {
-		c := channel{text: text, pieces: []piece{{at: 0, n: len(text), raw: context, end: to}}}
+		c := channel{text: text, pieces: []piece{{n: len(text), raw: raw, end: raw + len(text)}}}
 		s.write(&c, s.spans[base:])
 	}
 	s.spans, s.canon = s.spans[:base], s.canon[:0]
@@ -77,31 +81,14 @@ func (s *scratch) text(body []byte, from, to, context int, free bool) {
 
 // urlForm masks a form or a target: as it stands, and with its pluses as the spaces that they are.
 func (s *scratch) urlForm(body []byte, from, to int) {
-	s.text(body, from, to, from, false)
-	if bytes.IndexByte(body[from:to], '+') < 0 {
-		return
+	base := len(s.spans)
+	text := body[from:to]
+	s.search(text, 0, len(text), false, 0)
+	if bytes.IndexByte(text, '+') >= 0 {
+		s.search(bytes.ReplaceAll(text, []byte{'+'}, []byte{' '}), 0, len(text), false, 0)
+		s.spans = merge(s.spans, base)
 	}
-	edits := len(s.edits)
-	counted := slices.Clone(s.findings)
-	spaced := slices.Clone(body[:to])
-	for i := from; i < to; i++ {
-		if spaced[i] == '+' {
-			spaced[i] = ' '
-		}
-	}
-	s.text(spaced, from, to, from, false)
-	// What was found before, as long or longer, is not found again.
-	n := edits
-	for _, e := range s.edits[edits:] {
-		if !slices.ContainsFunc(s.edits[:edits], func(o edit) bool { return o.from < e.end && e.from < o.end && o.end-o.from >= e.end-e.from }) {
-			s.edits[n] = e
-			n++
-		}
-	}
-	s.edits = s.edits[:n]
-	if n == edits {
-		s.findings = counted
-	}
+	s.wrote(text, from, base)
 }
 
 // json masks body[from:to] as JSON, or as text if it is none.

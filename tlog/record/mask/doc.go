@@ -44,6 +44,14 @@ var errJSON = errors.New("mask: not JSON")
 // that does not end included.
 func (d *doc) parse(b []byte, from, to int) error {
 	d.b, d.nodes, d.stack = b, d.nodes[:0], d.stack[:0]
+	err := d.read(b, from, to)
+	for _, i := range d.stack { // what was not closed ends with the text
+		d.nodes[i].to = to
+	}
+	return err
+}
+
+func (d *doc) read(b []byte, from, to int) error {
 	b = b[:to]
 	i := from
 	skip := func() {

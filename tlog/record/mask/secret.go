@@ -244,6 +244,9 @@ func (v *view) admit(r *secretRule, w []byte, lo, from, to, at, end int) int {
 		from++
 		to--
 	}
+	for to-from > leastSecret && w[to-1] == '.' { // the end of a sentence
+		to--
+	}
 	return v.addRule(lo+from, lo+to, Secret, r.id, w[from:to])
 }
 

@@ -144,6 +144,9 @@ func (g *Gateway) approvalsFor(ctx *fasthttp.RequestCtx, path string) (any, *ref
 	if err != nil {
 		return nil, noSuchApproval
 	}
+	if no := g.book.ready(); no != nil {
+		return nil, no
+	}
 	switch {
 	case ctx.IsGet():
 		return g.book.look(work, id, p)
@@ -315,6 +318,10 @@ func (g *Gateway) serveHook(ctx *fasthttp.RequestCtx, name string) {
 	}
 	work, cancel := context.WithTimeout(g.stopping, lookTime)
 	defer cancel()
+	if no := g.book.ready(); no != nil {
+		g.answer(ctx, record.ID{}, no)
+		return
+	}
 	out, no := g.decided(work, a.Approval, a.Who, a.Decision, a.Reason)
 	if no != nil {
 		g.answer(ctx, record.ID{}, no)

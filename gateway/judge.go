@@ -133,7 +133,10 @@ func (c *call) judge(ctx *fasthttp.RequestCtx) (no *refusal) {
 	}
 	switch c.judgement.Verdict {
 	case Ask:
-		if c.question, c.mine, no = c.g.book.enter(c, ctx); no != nil {
+		if no = c.g.book.ready(); no == nil {
+			c.question, c.mine, no = c.g.book.enter(c, ctx)
+		}
+		if no != nil {
 			c.reserved.Cancel()
 		}
 		return no

@@ -62,6 +62,7 @@ const (
 	maxOfCaller      = 100       // and of one caller
 	maxSealed        = 256 << 20 // bytes of requests that are kept so that people can look before the log is published
 	defaultAgain     = 15 * time.Second
+	readyWait        = 10 * time.Second
 	rememberEnded    = 5 * time.Minute
 )
 
@@ -205,7 +206,8 @@ type book struct {
 	g *Gateway
 	c Approvals
 
-	wake chan struct{} // holds a value while there may be something to write
+	wake     chan struct{} // holds a value while there may be something to write
+	restored chan struct{} // closed when the questions of earlier boots are known
 
 	mu     sync.Mutex
 	byID   map[record.ID]*question
@@ -230,7 +232,7 @@ func newBook(g *Gateway, c Approvals) *book {
 		c.Again = defaultAgain
 	}
 	return &book{
-		g: g, c: c, wake: make(chan struct{}, 1), read: make(chan struct{}),
+		g: g, c: c, wake: make(chan struct{}, 1), restored: make(chan struct{}), read: make(chan struct{}),
 		byID: make(map[record.ID]*question), byCall: make(map[callSum]*question), tagged: make(map[record.ID]*question),
 	}
 }
@@ -256,6 +258,24 @@ func (b *book) becomes(q *question, s asked) {
 		q.sealed = nil
 	}
 	b.poke()
+}
+
+// ready waits until the questions of earlier boots are known: until then nobody can tell what was asked before.
+func (b *book) ready() *refusal {
+	select {
+	case <-b.restored:
+		return nil
+	default:
+	}
+	wait := time.NewTimer(readyWait)
+	defer wait.Stop()
+	select {
+	case <-b.restored:
+		return nil
+	case <-wait.C:
+	case <-b.g.draining.Done():
+	}
+	return &refusal{http.StatusServiceUnavailable, "approvals_unavailable", "the gateway has not found out yet what people were asked before it started; try again"}
 }
 
 // enter finds the question about a call, or makes a new one, which is the caller's to have recorded: mine. A call that was

@@ -20,6 +20,9 @@ func (g *Gateway) closeUnfinished(ctx context.Context) {
 		var asked []record.Unfinished
 		open, asked = askedIn(open)
 		open = append(open, g.book.restoreAll(ctx, asked)...)
+		if ctx.Err() == nil {
+			close(g.book.restored)
+		}
 		err = g.closeEach(ctx, open)
 	}
 	switch {

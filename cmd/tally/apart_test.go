@@ -39,6 +39,7 @@ type apartment struct {
 	dir      string
 	log, gw  *running
 	cosigned *witness.Witness
+	model    *gatewaytest.Model
 }
 
 // A running is one of the two processes.
@@ -84,7 +85,8 @@ func newApartment(t *testing.T, tls bool) *apartment {
 		client = "keys: [" + certificates(t, a.dir) + "]"
 	}
 
-	model := a.background("the model", gatewaytest.New(gatewaytest.Config{Key: "sk-model"}).Run)
+	a.model = gatewaytest.New(gatewaytest.Config{Key: "sk-model", Keep: 100_000})
+	model := a.background("the model", a.model.Run)
 	outside := a.witness(vkey, origin)
 	policy := fmt.Sprintf("log %s\n%squorum w\n", vkey, outside)
 	write("policy", policy)
@@ -320,6 +322,17 @@ func (a *apartment) settled() map[string]record.Outcome {
 			return outcomes
 		}
 		if time.Now().After(deadline) {
+			stories := map[string]string{}
+			a.entries(func(e record.Entry) {
+				if s := e.Session.String(); !e.Session.IsZero() {
+					stories[s] += fmt.Sprintf(" %s:%s%s", e.Kind, e.Reason, e.Outcome)
+				}
+			})
+			for s, o := range outcomes {
+				if o == "" {
+					a.t.Logf("open: %s%s", s, stories[s])
+				}
+			}
 			a.t.Fatalf("%d sessions are still open\n%s", open, a.gw.out)
 		}
 		time.Sleep(50 * time.Millisecond) // another process closes them

@@ -37,6 +37,8 @@ const usage = `tally records every call to a model in a log that nobody can alte
   tally fsck                 read everything that is stored and hash it again
   tally keys new NAME        make a key for a caller; also new-log, new-kek, init and rotate for
                              a log's keys, and rewrap for data keys
+  tally login                get a token from a gateway where people log in
+  tally tokens list          list the tokens you have; also revoke ID
   tally version              say which build this is
 
 'tally COMMAND --help' tells more of each.
@@ -54,7 +56,7 @@ func (t *tally) run(ctx context.Context, args []string) int {
 		return cli.ExitUsage
 	}
 	commands := map[string]func(context.Context, []string) error{
-		"demo": t.demo, "serve": t.serve, "export": t.export, "fsck": t.fsck, "keys": t.keys, "policy": t.policy, "version": t.version,
+		"demo": t.demo, "serve": t.serve, "export": t.export, "fsck": t.fsck, "keys": t.keys, "login": t.login, "tokens": t.tokens, "policy": t.policy, "version": t.version,
 	}
 	switch args[0] {
 	case "help", "-h", "-help", "--help":

@@ -79,12 +79,15 @@ func TestTailWaits(t *testing.T) {
 	l := open(t, "/log", Config{FS: vfs.NewMem()})
 	end := run(t, l)
 	const n = 200
-	var wg sync.WaitGroup
+	var wg, heard sync.WaitGroup
 	for range 8 {
+		heard.Add(1)
 		wg.Go(func() {
+			all := sync.OnceFunc(heard.Done)
+			defer all()
 			var have uint64
 			for have < n {
-				entries, err := l.Tail(t.Context(), have, time.Minute)
+				entries, err := l.Tail(t.Context(), have, time.Hour)
 				if err != nil || len(entries) == 0 {
 					t.Errorf("the tail from %d on, waited for: %d entries, %v", have, len(entries), err)
 					return
@@ -96,7 +99,8 @@ func TestTailWaits(t *testing.T) {
 					have++
 				}
 			}
-			if _, err := l.Tail(t.Context(), n, time.Minute); !errors.Is(err, tlog.ErrHalted) {
+			all()
+			if _, err := l.Tail(t.Context(), n, time.Hour); !errors.Is(err, tlog.ErrHalted) {
 				t.Errorf("the tail of a log that halts: %v", err)
 			}
 		})
@@ -108,6 +112,12 @@ func TestTailWaits(t *testing.T) {
 	}
 	if entries, err := l.Tail(t.Context(), n, time.Millisecond); err != nil || len(entries) > 0 {
 		t.Errorf("waited in vain: %q, %v", entries, err)
+	}
+	heard.Wait()
+	short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if entries, err := l.Tail(short, n, time.Hour); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a caller who leaves: %q, %v", entries, err)
 	}
 	l.halt(errors.New("the disk is gone"))
 	wg.Wait()

@@ -22,6 +22,7 @@ type scratch struct {
 	form   []byte
 	lens   []byte
 	spare  []byte
+	line   []byte
 	tried  []int32
 	starts [][2]int // rules and keywords
 	folds  [maxLayers][]byte
@@ -61,7 +62,8 @@ func (s *scratch) search(text []byte, from, to int, free bool, depth int) {
 		b, fs = s.folds[0], l.fs
 	}
 	f, t := forward(fs, from), forward(fs, to)
-	s.look(b, f, t, free, depth)
+	s.found = s.found[:0]
+	s.look(b, f, t, f, t, free, depth)
 	for i := range s.found {
 		sp := s.found[i]
 		if len(fs) > 0 {
@@ -81,7 +83,8 @@ func (s *scratch) search(text []byte, from, to int, free bool, depth int) {
 			b = s.folds[k]
 		}
 		f, t = forward(l.fs, forward(l.us, f)), forward(l.fs, forward(l.us, t))
-		s.look(b, f, t, free, depth)
+		s.found = s.found[:0]
+		s.around(b, f, t, l, free, depth)
 		for i := range s.found {
 			sp := s.found[i]
 			for j := k; j > 0; j-- {
@@ -160,11 +163,35 @@ func forward(us []unit, p int) int {
 	return u.at + u.n + p - u.to
 }
 
-// look scans one layer into s.found.
-func (s *scratch) look(b []byte, from, to int, free bool, depth int) {
-	s.found = s.found[:0]
-	v := view{scratch: s, b: b, from: from, to: to, free: free, depth: depth, done: from}
-	v.opaque = from
+// around scans one layer where it is not the same as the one below: what is found elsewhere was found there.
+func (s *scratch) around(b []byte, from, to int, l *layer, free bool, depth int) {
+	const near = 300 // longer values that hold only one escape are none of ours
+	for i := 0; i < len(l.us); {
+		at := max(from, forward(l.fs, l.us[i].at)-near)
+		end := forward(l.fs, l.us[i].at+l.us[i].n) + near
+		for i++; i < len(l.us); i++ {
+			p := forward(l.fs, l.us[i].at)
+			if p > end+near {
+				break
+			}
+			end = p + l.us[i].n + near
+		}
+		end = min(to, end)
+		for at > from && b[at] > ' ' { // words are not cut
+			at--
+		}
+		for end < to && b[end] > ' ' {
+			end++
+		}
+		if at < end {
+			s.look(b, at, end, from, to, free, depth)
+		}
+	}
+}
+
+// look scans b[at:end] of one layer, of which the value is [from, to), and appends to s.found.
+func (s *scratch) look(b []byte, at, end, from, to int, free bool, depth int) {
+	v := view{scratch: s, b: b, from: from, to: to, free: free, depth: depth, opened: at, done: at, opaque: at, end: end}
 	v.near = progress{w: s.m.contexts, hits: s.near[:0]}
 	if s.m.secrets != nil {
 		v.keys = progress{w: s.m.secrets.words, hits: s.keys[:0]}
@@ -177,7 +204,7 @@ func (s *scratch) look(b []byte, from, to int, free bool, depth int) {
 
 // encoded looks into base64, and hexadecimal, of text.
 func (v *view) encoded(from, to int) int {
-	if v.depth >= maxDepth {
+	if v.depth >= maxDepth || from < v.decoded {
 		return 0
 	}
 	b := v.b
@@ -228,7 +255,8 @@ func (v *view) encodedRun(from, digits, end int) int {
 		return 0
 	}
 	// Base64 is broken into lines.
-	joined := run
+	joined := v.line[:0]
+	joined = append(joined, run...)
 	for end == digits && end < len(b) && (b[end] == '\n' || b[end] == '\r') {
 		at := end + 1
 		if b[end] == '\r' && at < len(b) && b[at] == '\n' {
@@ -241,12 +269,13 @@ func (v *view) encodedRun(from, digits, end int) int {
 		if to == at {
 			break
 		}
-		joined = append(joined[:len(joined):len(joined)], b[at:to]...)
+		joined = append(joined, b[at:to]...)
 		digits, end = to, to
 		for end < len(b) && b[end] == '=' && end-digits < 2 {
 			end++
 		}
 	}
+	v.line, v.decoded = joined, end
 	out := make([]byte, len(joined)/4*3+3)
 	if n, err = decode64(out, joined); err != nil {
 		return 0

@@ -102,10 +102,11 @@ type Masker struct {
 	secrets   *Secrets
 	folding   *folding
 	enabled   map[Kind]bool
+	on        struct{ card, cvv, pin, track, iban, email, phone, ip, mac, crypto, birth, secret bool } // the same, without looking it up
 	actions   map[Kind]Action
 	forms     [maxNumber + 1][]*shape // by length
 	contexts  *words
-	contextOf []map[Kind]bool // by word
+	contextOf [][]Kind // by word
 	lists     *words
 	listOf    []Kind
 	rules     []rule
@@ -140,6 +141,10 @@ func New(c Config) (*Masker, error) {
 	}
 	for _, k := range known {
 		m.enabled[k] = (len(c.Only) == 0 && !optional[k] || slices.Contains(c.Only, k) || slices.Contains(c.With, k)) && !slices.Contains(c.Without, k)
+	}
+	for k, on := range map[Kind]*bool{Card: &m.on.card, CVV: &m.on.cvv, PIN: &m.on.pin, Track: &m.on.track, IBAN: &m.on.iban, Email: &m.on.email, Phone: &m.on.phone,
+		IP: &m.on.ip, MAC: &m.on.mac, Crypto: &m.on.crypto, Birth: &m.on.birth, Secret: &m.on.secret} {
+		*on = m.enabled[k]
 	}
 	for k, a := range c.Actions {
 		if a > Keep {
@@ -191,14 +196,13 @@ func New(c Config) (*Masker, error) {
 
 // addContexts makes the automaton of the words of context: those of the kinds that are looked for, and more.
 func (m *Masker) addContexts(more map[Kind][]string) error {
-	byWord := make(map[string]map[Kind]bool)
+	byWord := make(map[string][]Kind)
 	put := func(k Kind, list []string) {
 		for _, w := range list {
 			w = string(contextSpaces(m.folding.fold(nil, []byte(w), false, nil)))
-			if byWord[w] == nil {
-				byWord[w] = make(map[Kind]bool)
+			if !slices.Contains(byWord[w], k) {
+				byWord[w] = append(byWord[w], k)
 			}
-			byWord[w][k] = true
 		}
 	}
 	for k, list := range contexts {
@@ -268,9 +272,6 @@ func (m *Masker) addLists(lists map[Kind][]string) error {
 	return nil
 }
 
-// on reports whether a kind is looked for.
-func (m *Masker) on(k Kind) bool { return m.enabled[k] }
-
 func (m *Masker) scratch() *scratch {
 	if s, ok := m.pool.Get().(*scratch); ok {
 		return s
@@ -289,7 +290,7 @@ func (m *Masker) release(s *scratch) {
 func (v *view) listed() {
 	if m := v.m; m.lists != nil {
 		p := progress{w: m.lists}
-		p.upTo(v.b, v.from, v.to)
+		p.upTo(v.b, v.opened, v.end)
 		for i := len(p.hits) - 1; i >= 0; i-- { // backwards, so that of two the one that ends later and is longer comes first
 			h := p.hits[i]
 			from, to := int(h.end)-int(m.lists.size[h.word]), int(h.end)
@@ -301,7 +302,7 @@ func (v *view) listed() {
 	}
 	for i := range v.m.rules {
 		if r := &v.m.rules[i]; r.path == nil {
-			v.own(r, v.from, v.to)
+			v.own(r, v.opened, v.end)
 		}
 	}
 }

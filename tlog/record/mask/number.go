@@ -33,7 +33,7 @@ func (v *view) number(i int) int {
 		return we
 	}
 	digits := allDigits(b[ws:we])
-	if digits && we-ws <= 3 && we < len(b) && b[we] == '.' {
+	if digits && v.m.on.ip && we-ws <= 3 && we < len(b) && b[we] == '.' {
 		if end := v.quad(ws); end > 0 {
 			return end
 		}
@@ -97,7 +97,7 @@ func (v *view) inWord(ws, we, i int) int {
 		for to < we && is(b[to], isDigit) {
 			to++
 		}
-		if n := to - from; (from == i || !is(b[from-1], isDigit)) && 13 <= n && n <= 19 && luhn(b[from:to]) && network(b[from:to]) && v.m.on(Card) {
+		if n := to - from; (from == i || !is(b[from-1], isDigit)) && 13 <= n && n <= 19 && luhn(b[from:to]) && network(b[from:to]) && v.m.on.card {
 			if we-ws-n <= 6 || n >= 15 && !allHex(b[ws:we]) {
 				return v.card(from, to, b[from:to])
 			}
@@ -246,10 +246,10 @@ func (v *view) matchTo(ps []part, form, lens []byte) int {
 		seps |= p.sep
 	}
 	n := len(form)
-	if 12 <= n && n <= 19 && v.m.on(Card) && v.isCard(ps, form, lens, seps) {
+	if 12 <= n && n <= 19 && v.m.on.card && v.isCard(ps, form, lens, seps) {
 		return v.card(from, to, form)
 	}
-	if 15 <= n && lens[0] != '1' && !is(form[0], isDigit) && !is(form[1], isDigit) && is(form[2], isDigit) && is(form[3], isDigit) && v.m.on(IBAN) &&
+	if 15 <= n && lens[0] != '1' && !is(form[0], isDigit) && !is(form[1], isDigit) && is(form[2], isDigit) && is(form[3], isDigit) && v.m.on.iban &&
 		seps&^(space|dash|line) == 0 && iban(form) {
 		return v.add(from, to, IBAN, form)
 	}
@@ -397,7 +397,7 @@ func (v *view) isCard(ps []part, form, lens []byte, seps uint16) bool {
 // card notes a card's number, and the whole of the magnetic stripe that it may stand in.
 func (v *view) card(from, to int, form []byte) int {
 	b := v.b
-	if to+5 < len(b) && (b[to] == '^' || b[to] == '=' || b[to] == 'D' && is(b[to+1], isDigit) && is(b[to+4], isDigit)) && v.m.on(Track) {
+	if to+5 < len(b) && (b[to] == '^' || b[to] == '=' || b[to] == 'D' && is(b[to+1], isDigit) && is(b[to+4], isDigit)) && v.m.on.track {
 		end := to + 1
 		for end < len(b) && end-to < 120 && b[end] != '?' && b[end] != '\n' && b[end] != '"' && (b[to] == '^' || b[end] != ' ') {
 			end++
@@ -438,7 +438,7 @@ func (v *view) card(from, to int, form []byte) int {
 			if n := count(); n == 2 || n == 4 {
 				skip(" ,;|\t\n")
 				at := i
-				if n := count(); (n == 3 || n == 4) && (i == len(b) || !isWord(b[i])) && v.m.on(CVV) {
+				if n := count(); (n == 3 || n == 4) && (i == len(b) || !isWord(b[i])) && v.m.on.cvv {
 					end = v.add(at, i, CVV, b[at:i])
 				}
 			}
@@ -453,9 +453,9 @@ func (v *view) code(ws, we int, digits bool) int {
 		return 0
 	} else if left, right := v.joined(ws, we); left || right {
 		return 0
-	} else if n <= 4 && v.m.on(CVV) && v.told(CVV, ws, we, 20) {
+	} else if n <= 4 && v.m.on.cvv && v.told(CVV, ws, we, 20) {
 		return v.add(ws, we, CVV, v.b[ws:we])
-	} else if n >= 4 && v.m.on(PIN) && v.told(PIN, ws, we, 14) {
+	} else if n >= 4 && v.m.on.pin && v.told(PIN, ws, we, 14) {
 		return v.add(ws, we, PIN, v.b[ws:we])
 	}
 	return 0
@@ -474,7 +474,11 @@ func (v *view) labelled(ws int) int {
 		}
 		to++
 	}
-	if from := bytes.LastIndexAny(b[v.done:ws], " \t\n:=\"'(#") + 1 + v.done; from < ws && ws-from <= 8 { // AB-123456
+	from := ws
+	for from > v.done && ws-from <= 8 && !oneOf(b[from-1], " \t\n:=\"'(#") {
+		from--
+	}
+	if from < ws && ws-from <= 8 { // AB-123456
 		letters := true
 		for _, c := range b[from:ws] {
 			letters = letters && (is(c, isLetter) || c == '-')
@@ -489,7 +493,7 @@ func (v *view) labelled(ws int) int {
 	}
 	kind, least := Kind(""), far
 	for _, k := range [...]Kind{Medical, Account, Licence, Passport} {
-		if k == Account && digits != size || k != Medical && digits*2 < size && size > 9 || k == Passport && (size < 6 || size > 10) || !v.m.on(k) {
+		if k == Account && digits != size || k != Medical && digits*2 < size && size > 9 || k == Passport && (size < 6 || size > 10) || !v.m.enabled[k] {
 			continue
 		}
 		if d := v.distance(k, ws, to, 24); d < least {
@@ -512,7 +516,7 @@ func (v *view) labelled(ws int) int {
 // crypto finds addresses of Bitcoin, Ethereum and their kin.
 func (v *view) crypto(ws, we int) int {
 	w := v.b[ws:we]
-	if !v.m.on(Crypto) {
+	if !v.m.on.crypto {
 		return 0
 	}
 	switch n := len(w); {
@@ -528,7 +532,7 @@ func (v *view) crypto(ws, we int) int {
 // bech finds addresses of BIP 173, which are longer than other words.
 func (v *view) bech(ws, we int) int {
 	w := v.b[ws:we]
-	if len(w) < 42 || len(w) > 64 || !v.m.on(Crypto) || !(w[3] == '1' && (w[2]|0x20 == 'c')) && w[2] != '1' {
+	if len(w) < 42 || len(w) > 64 || !v.m.on.crypto || !(w[3] == '1' && (w[2]|0x20 == 'c')) && w[2] != '1' {
 		return 0
 	}
 	v.form = lowered(v.form[:0], w)
@@ -563,7 +567,7 @@ func month(b []byte) int {
 
 // birth finds a date that a word says is of a birth; the word at ws is in it and has a digit.
 func (v *view) birth(ws, we int) int {
-	if !v.m.on(Birth) || we-ws > 11 {
+	if !v.m.on.birth || we-ws > 11 {
 		return 0
 	}
 	from, to := v.date(ws, we)

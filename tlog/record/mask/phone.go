@@ -8,7 +8,7 @@ import (
 // page does.
 func (v *view) phone(ws int) int {
 	b := v.b
-	if !v.m.on(Phone) {
+	if !v.m.on.phone {
 		return 0
 	}
 	from, international := ws, false

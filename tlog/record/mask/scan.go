@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 )
 
 // A span is what was found in a text, or in a layer of it.
@@ -23,8 +24,11 @@ type view struct {
 	from, to int  // the value in it; what is before and after is its context
 	free     bool // the value stands by itself: no name says that it is something else
 	depth    int  // how many encodings it was taken out of
+	opened   int  // from here on it is searched
 	done     int  // up to here everything was found that will be
+	end      int  // up to here it is looked for
 	opaque   int  // up to here secrets were looked for
+	decoded  int  // up to here what was encoded was looked into
 
 	near progress // words of context
 	keys progress // words of secrets
@@ -136,7 +140,7 @@ func next(b []byte, i int) int {
 
 // scan finds what there is in one layer.
 func (v *view) scan() {
-	for i := next(v.b, v.from); i < v.to; i = next(v.b, i) {
+	for i := next(v.b, v.done); i < v.end; i = next(v.b, i) {
 		j := v.look(i)
 		if j <= i {
 			j = i + 1
@@ -157,7 +161,7 @@ func (v *view) look(i int) int {
 		}
 	}
 	switch c := b[i]; {
-	case c == '@':
+	case c == '@' && (v.m.on.email || v.m.on.secret):
 		if end := v.email(i); end > i {
 			return end
 		}
@@ -228,6 +232,9 @@ func (v *view) email(i int) int {
 		if end := v.userinfo(from, i); end > 0 {
 			return end
 		}
+	}
+	if !v.m.on.email {
+		return 0
 	}
 	to, ok := v.domain(i + 1)
 	if !ok {
@@ -308,7 +315,7 @@ func (v *view) userinfo(from, i int) int {
 	for start > 0 && i-start < 256 && b[start-1] > ' ' && b[start-1] != '/' && b[start-1] != '"' && b[start-1] != '\'' && b[start-1] < 0x80 {
 		start--
 	}
-	if start < 3 || start < v.done || string(b[start-3:start]) != "://" || i-start < 3 {
+	if !v.m.on.secret || start < 3 || start < v.done || string(b[start-3:start]) != "://" || i-start < 3 {
 		return 0
 	}
 	colon := bytes.IndexByte(b[start:i], ':')
@@ -351,9 +358,12 @@ func (v *view) colons(i int) int {
 	if b[from] == ':' && b[from+1] != ':' { // the colon of what is before it
 		from++
 	}
-	if mac(b[from:to]) {
+	if v.m.on.mac && mac(b[from:to]) {
 		v.form = lowered(v.form[:0], b[from:to])
 		return v.add(from, to, MAC, v.form)
+	}
+	if !v.m.on.ip {
+		return 0
 	}
 	digits, groups := false, 0
 	for j := from; j < to; j++ {
@@ -414,6 +424,9 @@ func mac(b []byte) bool {
 // dashedMAC finds an address of IEEE 802 with dashes or dots around i.
 func (v *view) dashedMAC(i int) int {
 	b := v.b
+	if !v.m.on.mac {
+		return 0
+	}
 	from := i
 	for from > v.done && i-from < 17 && (is(b[from-1], isHex) || b[from-1] == '-' || b[from-1] == '.') {
 		from--
@@ -527,7 +540,7 @@ func (v *view) distance(kind Kind, from, to, most int) int {
 		} else if d < 0 {
 			continue
 		}
-		if d < best && d <= most && v.m.contextOf[h.word][kind] && v.whole(start, end) {
+		if d < best && d <= most && slices.Contains(v.m.contextOf[h.word], kind) && v.whole(start, end) {
 			best = d
 		}
 	}

@@ -64,7 +64,7 @@ func (v *view) dense(i int) int {
 // secret tries the rules whose keywords are in the run [from, to) or before it.
 func (v *view) secret(from, to int) int {
 	s := v.m.secrets
-	if s == nil || !v.m.on(Secret) {
+	if s == nil || !v.m.on.secret {
 		return 0
 	}
 	b := v.b

@@ -250,7 +250,7 @@ func (s *scratch) add(c *channel, n *node, i int32, probabilities bool) {
 	if probabilities {
 		p := &c.pieces[len(c.pieces)-1]
 		p.s0 = len(s.shadows)
-		for j := range s.doc.nodes {
+		for j := n.parent + 1; j > 0 && int(j) < len(s.doc.nodes) && s.doc.nodes[j].from < s.doc.nodes[n.parent].to; j++ {
 			o := &s.doc.nodes[j]
 			if o.parent != n.parent || o.nameTo == 0 || o.kind != inArray {
 				continue

@@ -782,6 +782,14 @@ func TestOvertaken(t *testing.T) {
 				cosign(5) // c is asked, and takes its time
 				cosign(9) // published by the word of the others
 				time.Sleep(5 * time.Second)
+				if name == "and says so" {
+					_, err := w.q.Cosign(t.Context(), w.l.at(t, 5), func(_ context.Context, old uint64) (tlog.Proof, error) {
+						return nil, fmt.Errorf("a proof from %d, which no older checkpoint has", old)
+					})
+					if !errors.As(err, new(*tlog.QuorumError)) || strings.Contains(err.Error(), "a proof from") {
+						t.Errorf("an older checkpoint, of witnesses that have the later one: %v", err)
+					}
+				}
 				w.l.grow(t, 3, "")
 				cosign(12)
 				cosign(12)

@@ -267,7 +267,10 @@ func (b *book) expire(ctx context.Context, q *question) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !q.use.session.IsZero() {
+	if t != nil && q.end == 0 {
+		q.end = t.Index()
+	}
+	if q.usedFirst() {
 		s = used
 	}
 	switch {
@@ -476,8 +479,8 @@ func (b *book) heard(index uint64, raw []byte) {
 	if e.Reason == record.Used && e.Kind == record.Approval {
 		for _, q := range b.byID {
 			if q.grant == e.Grant && q.use.session.IsZero() {
-				q.use = firstUse{tlog.HashLeaf(raw), e.Session}
-				if !ours && (q.state == granted || q.state == waiting) {
+				q.use = firstUse{index, tlog.HashLeaf(raw), e.Session}
+				if !ours && q.usedFirst() && (q.state == granted || q.state == waiting) {
 					q.by = e.Session
 					b.becomes(q, used)
 				}
@@ -495,6 +498,7 @@ func (b *book) heard(index uint64, raw []byte) {
 		}
 	case q == nil || q.foreign == "":
 	case e.Kind == record.Response:
+		q.ends(index)
 		if q.state == waiting || q.state == granted {
 			b.becomes(q, denied)
 		}
@@ -502,10 +506,23 @@ func (b *book) heard(index uint64, raw []byte) {
 		if q.grant, q.useBy = tlog.HashLeaf(raw), q.until; q.state == waiting {
 			b.becomes(q, granted)
 		}
-	case e.Reason == record.No && q.state == waiting:
-		b.becomes(q, denied)
-	case e.Reason == record.Expired && (q.state == waiting || q.state == granted):
-		b.becomes(q, expired)
+	case e.Reason == record.No:
+		q.ends(index)
+		if q.state == waiting {
+			b.becomes(q, denied)
+		}
+	case e.Reason == record.Expired:
+		q.ends(index)
+		if q.state == waiting || q.state == granted {
+			b.becomes(q, expired)
+		}
+	}
+}
+
+// ends says where another gateway's question ended, unless it had before.
+func (q *question) ends(index uint64) {
+	if q.end == 0 {
+		q.end = index
 	}
 }
 
@@ -536,7 +553,7 @@ func (b *book) first(ctx context.Context, q *question, t *record.Ticket) (bool, 
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return q.use.leaf == t.Leaf(), nil
+	return q.usedFirst() && q.use.leaf == t.Leaf(), nil
 }
 
 // begin says where follow begins: at the first entry that can be about a question that is still open.

@@ -144,13 +144,21 @@ type question struct {
 	looked  map[string]bool
 	forget  time.Time     // when an ended question is not known any more
 	changed chan struct{} // closed when state changes, and replaced
-	use     firstUse      // what the log says first of the use of grant, where gateways share it
+	// Where gateways share the log, what it says: which use of grant is the first in it, and where the question ended otherwise.
+	use firstUse
+	end uint64 // 0 for nowhere
 }
 
 // A firstUse is the entry that used a yes before all others.
 type firstUse struct {
+	index   uint64
 	leaf    tlog.Hash
 	session record.ID
+}
+
+// usedFirst says whether the first use of the yes counts: it stands before the end of the question.
+func (q *question) usedFirst() bool {
+	return !q.use.session.IsZero() && (q.end == 0 || q.use.index < q.end)
 }
 
 // A person is who decides.
@@ -676,14 +684,18 @@ func (c *call) useYes() error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if ours {
-		q.closed = c.mine // for then this call's own end is the session's
-	} else {
+	switch {
+	case ours:
+		q.closed = c.mine || q.foreign != "" // for then this call's own end is the session's
+		b.becomes(q, used)
+		return nil
+	case q.usedFirst():
 		q.by = q.use.session
-		err = errUsed
+		b.becomes(q, used)
+	default: // it had ended
+		b.becomes(q, expired)
 	}
-	b.becomes(q, used)
-	return err
+	return errUsed
 }
 
 // unused ends a call that had a yes and could not use it, and returns what to tell its caller.

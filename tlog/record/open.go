@@ -50,7 +50,7 @@ type Unfinished struct {
 	// Of a session in which people were asked, or which used somebody's yes (FORMAT.md §6.9):
 	Entries []Found // all of its chain, in order; nil for any other session
 	Uses    bool    // it used a yes, so what it asks for may have been sent
-	By      ID      // the session that used the yes that this one got: this one, or another; zero while none did
+	By      ID      // the session that used the yes that this one got in time: this one, or another; zero while none did
 }
 
 // FindUnfinished returns the sessions of a writer that lie unfinished among the first size entries, oldest first; size
@@ -61,7 +61,7 @@ func FindUnfinished(ctx context.Context, r tlog.Reader, writer string, size uint
 	ended := make(map[ID]bool)
 	newest := make(map[ID]tlog.Hash)
 	approvals := make(map[ID][]Found) // the newest first
-	uses := make(map[tlog.Hash]ID)    // of a yes, the session that used it first
+	uses := make(map[tlog.Hash]Found) // of a yes, its first use
 	var found []Unfinished
 	floor, bounded := uint64(0), false
 	for end := size; end > floor; {
@@ -82,7 +82,7 @@ func FindUnfinished(ctx context.Context, r tlog.Reader, writer string, size uint
 				return nil, fmt.Errorf("entry %d: %w", index, err)
 			}
 			if e.Kind == Approval && e.Reason == Used {
-				uses[e.Grant] = e.Session // whoever wrote it
+				uses[e.Grant] = Found{index, entries[i], e} // whoever wrote it
 			}
 			if e.By != writer {
 				continue
@@ -121,13 +121,19 @@ func FindUnfinished(ctx context.Context, r tlog.Reader, writer string, size uint
 	}
 	slices.Reverse(found)
 	for i := range found {
-		u := &found[i]
+		u, used := &found[i], uint64(0)
 		for _, f := range u.Entries {
 			switch f.Entry.Reason {
 			case Used:
 				u.Uses = true
 			case Granted, Glass:
-				u.By = uses[tlog.HashLeaf(f.Bytes)]
+				if use, ok := uses[tlog.HashLeaf(f.Bytes)]; ok {
+					u.By, used = use.Entry.Session, use.Index
+				}
+			case Expired:
+				if used > f.Index {
+					u.By = ID{} // it was over
+				}
 			}
 		}
 	}

@@ -225,7 +225,24 @@ func (w *world) step() {
 				u.By = ID{}
 			}
 			w.open[i][u.Session] = u
-			if u.By.IsZero() && u.Entries[len(u.Entries)-1].Entry.Reason == Granted && w.rnd.IntN(2) == 0 { // and its yes is used, by a session of anybody's
+			over := false
+			if u.Entries[len(u.Entries)-1].Entry.Reason == Granted && w.rnd.IntN(3) == 0 { // it is over, and a use comes too late
+				over = true
+				var at uint64
+				at, leaf := w.add(i, Approval, func(e *Entry) { e.Session, e.Prev, e.Reason = u.Session, u.Leaf, Expired })
+				grant := u.Leaf
+				u.Leaf = leaf
+				u.Entries = append(u.Entries, w.found(at))
+				w.open[i][u.Session] = u
+				if k, by := w.rnd.IntN(len(w.pens)), w.id(); w.book[k] != nil {
+					used, leaf := w.add(k, Request, func(e *Entry) { e.Session = by })
+					b := Unfinished{Session: by, Boot: w.pens[k].boot, Index: used, Entries: []Found{w.found(used)}, Uses: true}
+					used, b.Leaf = w.add(k, Approval, func(e *Entry) { e.Session, e.Prev, e.Reason, e.Grant = by, leaf, Used, grant })
+					b.Entries = append(b.Entries, w.found(used))
+					w.open[k][by], w.book[k][by] = b, b.Index
+				}
+			}
+			if !over && u.By.IsZero() && u.Entries[len(u.Entries)-1].Entry.Reason == Granted && w.rnd.IntN(2) == 0 { // and its yes is used, by a session of anybody's
 				for range 2 { // the second is too late
 					k, by := w.rnd.IntN(len(w.pens)), w.id()
 					if w.book[k] == nil {

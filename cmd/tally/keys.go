@@ -22,7 +22,8 @@ func (t *tally) keys(ctx context.Context, args []string) error {
 			return t.keysRewrap(ctx, args[1:])
 		}
 	}
-	fs := t.flags("keys new NAME | new-log ORIGIN FILE | new-kek FILE | init | rotate | rewrap", `Makes a key: for a caller or a gateway, for a log, or to wrap data keys.
+	fs := t.flags("keys new NAME | new-log ORIGIN FILE | new-kek FILE | new-approvals FILE | new-webhook FILE | init | rotate | rewrap", `Makes a key: for a caller or a gateway, for a log, to wrap data keys, for the approvals of all gateways
+of a log, or for messages to and from another system.
 A caller's key is printed once and kept nowhere; its hash goes into the configuration.
 'keys init' sets up a log's keys in Vault, 'keys rotate' gives a log another key, 'keys rewrap'
 seals data keys anew; --help tells more of each.`)
@@ -53,6 +54,16 @@ seals data keys anew; --help tells more of each.`)
 			return err
 		}
 		fmt.Fprintf(t.stdout, "The key that wraps data keys is in %s. Without it no record can be read: keep a copy elsewhere.\n", rest[1])
+	case rest[0] == "new-approvals" && len(rest) == 2:
+		if err := assemble.CreateApprovalsKey(rest[1]); err != nil {
+			return err
+		}
+		fmt.Fprintf(t.stdout, "The key of approvals is in %s. Name it in gateway.approvals.key, the same at every gateway of the log.\n", rest[1])
+	case rest[0] == "new-webhook" && len(rest) == 2:
+		if err := assemble.CreateWebhookSecret(rest[1]); err != nil {
+			return err
+		}
+		fmt.Fprintf(t.stdout, "The secret is in %s. Name it as the secret of a webhook or hook under gateway.approvals, and give it to the other system.\n", rest[1])
 	default:
 		fs.Usage()
 		return cli.Usagef("keys: %q is not understood", rest)

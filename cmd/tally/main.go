@@ -15,14 +15,22 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	t := &tally{stdout: os.Stdout, stderr: os.Stderr, lookup: os.LookupEnv}
+	t := &tally{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, lookup: os.LookupEnv, terminal: isTerminal(os.Stdin) && isTerminal(os.Stdout)}
 	os.Exit(t.run(ctx, os.Args[1:]))
 }
 
 // A tally is one run of the command: what it may touch of the world.
 type tally struct {
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	lookup         func(string) (string, bool)
+	terminal       bool // somebody sees stdout and answers at stdin
+}
+
+// isTerminal says whether a file may be a terminal. It takes the null device for one, which answers nothing.
+func isTerminal(f *os.File) bool {
+	st, err := f.Stat()
+	return err == nil && st.Mode()&os.ModeCharDevice != 0
 }
 
 const usage = `tally records every call to a model in a log that nobody can alter unseen.
@@ -34,6 +42,8 @@ const usage = `tally records every call to a model in a log that nobody can alte
   tally policy check FILE    read the rules that judge calls, and say what is wrong with them
   tally policy try FILE SESSION...
                              say what they would have said of recorded calls
+  tally approvals            list the calls that wait for your yes
+  tally approve ID           show one of them whole, and say yes; deny ID says no
   tally fsck                 read everything that is stored and hash it again
   tally keys new NAME        make a key for a caller; also new-log, new-kek, init and rotate for
                              a log's keys, and rewrap for data keys
@@ -57,6 +67,7 @@ func (t *tally) run(ctx context.Context, args []string) int {
 	}
 	commands := map[string]func(context.Context, []string) error{
 		"demo": t.demo, "serve": t.serve, "export": t.export, "fsck": t.fsck, "keys": t.keys, "login": t.login, "tokens": t.tokens, "policy": t.policy, "version": t.version,
+		"approvals": t.approvals, "approve": t.approve, "deny": t.deny,
 	}
 	switch args[0] {
 	case "help", "-h", "-help", "--help":

@@ -17,7 +17,7 @@ import (
 )
 
 func (t *tally) serve(ctx context.Context, args []string) error {
-	fs := t.flags("serve --config FILE", "Runs the gateway and the log until it is interrupted. Then calls under way finish, the\nlast checkpoint is signed, and it ends. On SIGHUP it reads the file again: keys, policy and\nwitnesses of its log can change while it runs.")
+	fs := t.flags("serve --config FILE", "Runs the gateway and the log until it is interrupted. Then calls under way finish, the\nlast checkpoint is signed, and it ends. On SIGHUP it reads the file again: keys, policy and\nwitnesses of its log can change while it runs, and so can the rules that judge calls, which are\nread again by themselves, too, when their file changes.")
 	path := fs.String("config", "", "the `file` that says how")
 	if _, err := parse(fs, args, 0, 0); err != nil {
 		return err

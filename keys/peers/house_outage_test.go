@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tallystick/tallystick/keys/vault"
+	"github.com/tallystick/tallystick/tlog"
 )
 
 // maxUnanchored is how much a house takes in that its anchor does not know.
@@ -28,6 +30,65 @@ func TestHouseOutage(t *testing.T) {
 		{"killed", func() { s.cmd.Process.Kill(); s.cmd.Wait() }, func() { s = startTransit(t, "-dir", dir, "-listen", address) }},
 		{"hung", func() { s.signal(t, syscall.SIGSTOP) }, func() { s.signal(t, syscall.SIGCONT) }},
 	})
+}
+
+// TestHouseStartsInOutage starts a house whose log's key and anchor are in engines that are away. What it needs besides is at
+// hand, so calls pass and are on record, though nothing can be published; and what was left open before is closed when the
+// engines are back.
+func TestHouseStartsInOutage(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "engines")
+	s := startTransit(t, "-dir", dir)
+	h := newHouse(t, s, vault.Ed25519, nil)
+	h.tally("keys", "new-kek", "kek.key")
+	h.write("model.key", "sk-model\n")
+	h.init = regexp.MustCompile(`(?m)^data_keys: .*$`).ReplaceAllString(h.init, "data_keys: {dir: data/ring, kek: kek.key}")
+	h.credential = "{file: model.key}"
+	h.configure("max_unanchored_age: 1h\n")
+	h.start()
+	sessions := []string{}
+	call := func(prompt string) {
+		t.Helper()
+		session, _, err := h.call(prompt)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, h.out)
+		}
+		sessions = append(sessions, session)
+	}
+	call("before")
+	before := h.settle()
+	go h.call("/hang")
+	await(t, "a call to be under way", func() error {
+		v, err := h.metric("size")
+		if c, cerr := tlog.UnverifiedCheckpoint(before); err == nil && cerr == nil && v <= float64(c.Size) {
+			err = errors.New("it is not")
+		}
+		return err
+	})
+	before = h.settle()
+	h.kill()
+	s.cmd.Process.Kill()
+	s.cmd.Wait()
+	h.start()
+	for range 5 {
+		call("while nothing is published")
+	}
+	if code, b, err := h.get("/checkpoint"); err != nil || code != http.StatusOK || string(b) != string(before) {
+		t.Errorf("readers get %d %v\n%s", code, err, b)
+	}
+	startTransit(t, "-dir", dir, "-listen", strings.TrimPrefix(s.url, "http://"))
+	h.settle()
+	h.complete(sessions)
+	await(t, "what was left open to be closed", func() error {
+		for session, o := range h.outcomes() {
+			if o == "" {
+				return fmt.Errorf("%s is open", session)
+			}
+		}
+		return nil
+	})
+	h.stop()
+	h.tally("fsck", "--config", "tally.yaml")
 }
 
 // An outage of Vault begins and ends.

@@ -81,12 +81,14 @@ type house struct {
 	caller string // the caller's key
 	hash   string
 	model  string // its address
-	calls  string // addresses
-	reads  string
-	cmd    *exec.Cmd
-	out    *lockedBuffer
-	gone   chan struct{} // closed when the process has ended, and end is set
-	end    error
+	// credential is where the model's key is, as the configuration says it.
+	credential string
+	calls      string // addresses
+	reads      string
+	cmd        *exec.Cmd
+	out        *lockedBuffer
+	gone       chan struct{} // closed when the process has ended, and end is set
+	end        error
 }
 
 // newHouse sets up a house's keys in Vault. who makes the identities with which its process then comes; nil has it come with the
@@ -138,8 +140,8 @@ gateway:
   callers:
     - {name: alice, sha256: %s}
   routes:
-    - {name: openai, api: openai, upstream: "http://%s", credential: {vault: secret/%s-model#key}}
-`, h.origin, h.init, h.who, more, h.reads, h.calls, h.hash, h.model, h.name))
+    - {name: openai, api: openai, upstream: "http://%s", credential: %s}
+`, h.origin, h.init, h.who, more, h.reads, h.calls, h.hash, h.model, h.credential))
 }
 
 func (h *house) write(name, text string) {
@@ -162,6 +164,7 @@ func (h *house) read(name string) string {
 func (h *house) serveModel() string {
 	h.t.Helper()
 	h.vault.do(h.t, "PUT", "secret/data/"+h.name+"-model", `{"data":{"key":"sk-model"}}`)
+	h.credential = "{vault: secret/" + h.name + "-model#key}"
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		h.t.Fatal(err)

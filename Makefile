@@ -38,8 +38,8 @@ endif
 
 CRASHES ?= 200
 FUZZTIME ?= 30s
-# Modules of their own that bring in code we did not write: official SDKs, other logs' checkers.
-PEERS := gateway/peers tlog/peers witness/peers keys/peers keys/peers/transit
+# Modules of their own that bring in code we did not write: official SDKs, identity providers, other logs' checkers.
+PEERS := gateway/peers gateway/peers/openid tlog/peers witness/peers keys/peers keys/peers/transit
 
 test:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go'))" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }

@@ -1,0 +1,3 @@
+// Package openid holds the tests that need a real OpenID Connect provider: that of github.com/zitadel/oidc, in this process.
+// It is a module of its own, so that nobody who uses the gateway depends on it, and it exports nothing.
+package openid

@@ -277,7 +277,9 @@ func (m *Masker) scratch() *scratch {
 		return s
 	}
 	mac, _ := newMaker(m.key) // its length was checked
-	return &scratch{m: m, mac: mac}
+	s := &scratch{m: m, mac: mac}
+	s.doc.every = m.paths
+	return s
 }
 
 // release takes a scratch back.

@@ -13,7 +13,7 @@ type part struct {
 const (
 	maxParts  = 20
 	maxNumber = 34 // digits and letters
-	maxWord   = 40
+	maxWord   = 48
 )
 
 // number finds what the word at i may be, alone or with the words that follow it, and returns where to look on.
@@ -141,11 +141,16 @@ func (v *view) group(from int) []part {
 			low = low || 'a' <= b[end]
 			end++
 		}
-		if !digits && (low || end-from > 4) && !(end-from == 1 && sep != space) {
+		if !digits && (low && !ibanHead(b[ps[0].from:ps[0].to]) || end-from > 4) && !(end-from == 1 && sep != space) {
 			break
 		}
 	}
 	return ps
+}
+
+// ibanHead reports whether an IBAN that is written in groups may begin so.
+func ibanHead(b []byte) bool {
+	return len(b) == 4 && is(b[0], isLetter) && is(b[1], isLetter) && is(b[2], isDigit) && is(b[3], isDigit)
 }
 
 // separator returns what separates two parts at the beginning of b, and its length; 0 if nothing does, or too much.
@@ -258,7 +263,7 @@ func (v *view) matchTo(ps []part, form, lens []byte) int {
 	}
 	left, right := v.joined(from, to)
 	var best *shape
-	least := far + len(shapes)
+	least := 3 * far
 	for k, sh := range v.m.forms[n] {
 		need := sh.whole
 		if len(ps) > 1 {
@@ -284,7 +289,9 @@ func (v *view) matchTo(ps []part, form, lens []byte) int {
 			if len(ps) > 1 && 'a' <= b[from] && sh.check == nil {
 				continue
 			}
-			d = far + k
+			if d = far + k; need == alone {
+				d += far
+			}
 		} else if left && d > 8 || right {
 			continue
 		}

@@ -162,6 +162,8 @@ var shapes = []shape{
 	{Passport, "A9999999", told, never, "", 0, nil},
 	{Passport, "AA9999999", told, never, "", 0, nil},
 	{Passport, "99AA99999", told, never, "", 0, nil},
+	{Passport, "AAA999999", told, never, "", 0, nil},
+	{Passport, "A999A9999", told, never, "", 0, nil},
 
 	{"UK_POSTCODE", "A99AA", alone, sure, "23", space, postcode},
 	{"UK_POSTCODE", "A999AA", alone, sure, "33", space, postcode},

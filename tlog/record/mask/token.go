@@ -77,24 +77,25 @@ const maxKind = 32
 
 func checkKind(k Kind) error {
 	if len(k) < 2 || len(k) > maxKind || k[0] < 'A' || k[0] > 'Z' {
-		return fmt.Errorf("mask: %.40q is no name of a kind: 2 to %d of A-Z, 0-9 and _, a letter first", k, maxKind)
+		return fmt.Errorf("mask: %.40q is no name of a kind: 2 to %d of A-Z and _, a letter first", k, maxKind)
 	}
 	for i := range len(k) {
-		if c := k[i]; !('A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_') {
-			return fmt.Errorf("mask: the kind %q has a character outside A-Z, 0-9, _", k)
+		if c := k[i]; !('A' <= c && c <= 'Z' || c == '_') {
+			return fmt.Errorf("mask: the kind %q has a character outside A-Z and _", k)
 		}
 	}
 	return nil
 }
 
-// maskLen returns the length of the mask that b begins with, or 0. What has the form of a mask is never masked again.
+// maskLen returns the length of the mask that b begins with, or 0. What has the form of a mask is never masked again, so the form has
+// no room for a number.
 func maskLen(b []byte) int {
 	i := len(begin)
 	if len(b) < i || string(b[:i]) != begin {
 		return 0
 	}
 	from := i
-	for i < len(b) && ('A' <= b[i] && b[i] <= 'Z' || i > from && ('0' <= b[i] && b[i] <= '9' || b[i] == '_')) {
+	for i < len(b) && ('A' <= b[i] && b[i] <= 'Z' || i > from && b[i] == '_') {
 		i++
 	}
 	if i-from < 2 || i-from > maxKind {

@@ -110,7 +110,11 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%s: %.300v, want %s", row.name, err, row.want)
 		}
 	}
-	if _, err := Parse("p.yaml", []byte(rules(500, "request.size > 3")), testNames); err != nil {
-		t.Errorf("500 rules: %v", err)
+	most := "otherwise: refuse\t# as much as there can be\r\nrules:\n  - name: " + strings.Repeat("a", 64) + "\n    when: true\n    then: ask\n    message: " + strings.Repeat("x", 500) +
+		"\n    approval: {count: 20, within: 168h, valid: 168h, hold: 1h}\nquotas:\n  - {name: a, requests: 1_000_000_000_000, window: 744h}\n"
+	for _, text := range []string{rules(500, "request.size > 3"), most} {
+		if _, err := Parse("p.yaml", []byte(text), testNames); err != nil {
+			t.Errorf("%.100s…: %v", text, err)
+		}
 	}
 }

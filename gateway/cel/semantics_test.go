@@ -259,6 +259,7 @@ func TestFacts(t *testing.T) {
 			"findings.has('CARD')", "findings.count('CARD') == 3", "findings.exists(x, x.kind == 'CARD' && x.rule == 'visa' && x.count == 2)", "!findings.has('EMAIL')", "size(findings) == 3",
 			"now == timestamp('2026-11-25T12:00:00Z')", "now.getHours('Europe/Berlin') == 13", "now.getDayOfWeek('UTC') == 3", "now.getFullYear('UTC') == 2026", "now.getMonth('UTC') == 10",
 			"now.getDate('UTC') == 25", "now.getMinutes('Asia/Kolkata') == 30",
+			"findings.all(x, x in findings)", "!findings.exists(x, x.kind != x.kind)", "request.params == request.params", "findings == findings", "!(request.messages != request.messages)",
 			"double(request.size) / 2.0 == 1024.0", "int(2.9) == 2", "request.size % 1000 == 48", "-request.size < 0",
 		}},
 		{call, "false", []string{
@@ -315,7 +316,7 @@ func TestFacts(t *testing.T) {
 // A call with as much in it as a gateway lets through costs no more than the limit, and what goes beyond fails.
 func TestMuch(t *testing.T) {
 	f := theCall()
-	f.Messages, f.Caller = make([]gateway.Message, 10_000), &gateway.Principal{Groups: make([]string, 200_000)}
+	f.Messages = make([]gateway.Message, 10_000)
 	p := parse(t, `
 otherwise: allow
 rules:
@@ -324,6 +325,8 @@ rules:
 	if j := p.Judge(f); j.Verdict != gateway.Allow || len(j.Failed) > 0 {
 		t.Errorf("%+v %v", j, p.Failures(f))
 	}
+	f = theCall()
+	f.Caller = &gateway.Principal{Groups: make([]string, 200_000)}
 	p = parse(t, `
 otherwise: allow
 rules:

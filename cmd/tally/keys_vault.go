@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/user"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -24,20 +25,32 @@ import (
 	"github.com/tallystick/tallystick/tlog"
 )
 
-// administrator is who the environment says: no token of a running log may do what is done here.
+// administrator is who the environment says, or else whoever logged in last with Vault's own tool, which leaves its token in
+// .vault-token: no token of a running log may do what is done here.
 func (t *tally) administrator() (*vault.Client, error) {
 	c, err := vault.FromEnvironment(t.lookup)
 	if err != nil {
 		return nil, err
 	}
+	if home, ok := t.lookup("HOME"); ok && c.Login == (vault.Login{}) {
+		if left := filepath.Join(home, ".vault-token"); isFile(left) {
+			c.Login.Token = keys.Credential{File: left}
+		}
+	}
 	c.Lookup = t.lookup
 	return vault.New(c)
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
 }
 
 func (t *tally) keysInit(ctx context.Context, args []string) error {
 	fs := t.flags("keys init ORIGIN", `Sets up in Vault what a log needs: the key it signs with, the anchor, and the key that wraps data
 keys; and for each the least policy, for the log-in that you then make. It asks the Vault that VAULT_ADDR names, with
-VAULT_TOKEN, which must be an administrator's. Run again it changes nothing but policies.`)
+VAULT_TOKEN or what 'vault login' left in ~/.vault-token, which must be an administrator's. Run again it changes nothing but
+policies.`)
 	sign := fs.String("sign", "vault:transit/log", "the transit `key` that signs")
 	kind := fs.String("type", vault.Ed25519, "its `type`: "+vault.Ed25519+" or "+vault.ECDSAP256)
 	anchor := fs.String("anchor", "vault:secret/tallystick/anchor", "the `place` of the anchor in a KV v2 engine; empty for none")

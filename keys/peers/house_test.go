@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -108,8 +109,15 @@ func newHouse(t *testing.T, s *server, kind string, who func(h *house) string) *
 		t.Fatal("keys init says nothing for the configuration")
 	}
 	h.vkey = regexp.MustCompile(`(?m)^public_key: (\S+)$`).FindStringSubmatch(h.init)[1]
-	if again := h.tally(args...); !strings.HasSuffix(again, h.init) {
-		t.Errorf("keys init says another thing the second time:\n%s\nand said:\n%s", again, h.init)
+	// A second time it changes nothing, for somebody who logged in with Vault's own tool.
+	h.write(".vault-token", s.root)
+	again := h.command("tally", args...)
+	again.Env = slices.DeleteFunc(again.Env, func(v string) bool { return strings.HasPrefix(v, "VAULT_TOKEN=") })
+	if out, err := again.CombinedOutput(); err != nil || !strings.HasSuffix(string(out), h.init) {
+		t.Errorf("keys init says another thing the second time: %v\n%s\nand said:\n%s", err, out, h.init)
+	}
+	if err := os.Remove(filepath.Join(h.dir, ".vault-token")); err != nil {
+		t.Error(err)
 	}
 	caller := h.tally("keys", "new", "alice")
 	h.caller, h.hash = regexp.MustCompile(`tk-\S+`).FindString(caller), regexp.MustCompile(`[0-9a-f]{64}`).FindString(caller)

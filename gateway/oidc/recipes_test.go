@@ -205,7 +205,7 @@ func recipes() map[string]recipe {
 	out["aud-missing"] = of("audience", changed(object{"aud": nil})[0], changed(object{"aud": []string{}})[0])
 	out["typ-id-as-access"] = recipe{where: "TestTypes"}
 	out["nonce-replay"] = recipe{where: "TestLogin"}
-	out["state-missing"] = recipe{where: "gateway/login, TestState"}
+	out["state-missing"] = recipe{where: "gateway/login, TestAnswers"}
 	out["code-replay"] = recipe{where: "TestLogin"}
 	out["pkce-downgrade"] = recipe{where: "TestLogin"}
 	out["mixup-iss"] = recipe{where: "TestLogin"}

@@ -69,24 +69,20 @@ func (t *tally) approvals(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	b, err := g.get(ctx, "approvals")
+	b, all, err := waiting(ctx, g)
 	if err != nil {
 		return err
 	}
 	if *asJSON {
 		return t.printJSON(b)
 	}
-	var in struct{ Approvals []approval }
-	if err := json.Unmarshal(b, &in); err != nil {
-		return fmt.Errorf("the gateway's answer cannot be read: %w", err)
-	}
-	if len(in.Approvals) == 0 {
+	if len(all) == 0 {
 		fmt.Fprintln(t.stdout, "nothing waits for you")
 		return nil
 	}
 	w := tabwriter.NewWriter(t.stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "APPROVAL\tSTATE\tYES\tTIME LEFT\tCALLER\tMODEL\tRULE")
-	for _, a := range in.Approvals {
+	for _, a := range all {
 		caller := a.Caller
 		if a.Yours {
 			caller += " (you)"
@@ -94,6 +90,35 @@ func (t *tally) approvals(ctx context.Context, args []string) error {
 		fmt.Fprintf(w, "%s\t%s\t%d of %d\t%s\t%s\t%s\t%s\n", cell(a.ID), cell(a.State), len(a.Yes), a.Need, left(a.Until), cell(caller), cell(a.Model), cell(a.Rule))
 	}
 	return w.Flush()
+}
+
+// waiting asks what waits, and returns the answer as it came, too.
+func waiting(ctx context.Context, g *gatewayClient) ([]byte, []approval, error) {
+	b, err := g.get(ctx, "approvals")
+	if err != nil {
+		return nil, nil, err
+	}
+	var in struct{ Approvals []approval }
+	if err := json.Unmarshal(b, &in); err != nil {
+		return nil, nil, fmt.Errorf("the gateway's answer cannot be read: %w", err)
+	}
+	return b, in.Approvals, nil
+}
+
+// onlyOne returns the approval that waits for who asks, where there is one.
+func onlyOne(ctx context.Context, g *gatewayClient) (id string, err error) {
+	_, all, err := waiting(ctx, g)
+	if err != nil {
+		return "", err
+	}
+	all = slices.DeleteFunc(all, func(a approval) bool { return a.Yours || a.State != "waiting" })
+	switch len(all) {
+	case 0:
+		return "", errors.New("nothing waits for you")
+	case 1:
+		return approvalID(all[0].ID)
+	}
+	return "", fmt.Errorf("%d calls wait; say which, by its ID: `tally approvals` lists them", len(all))
 }
 
 // cell is a stranger's text in a table: short, on one line, and nothing to a terminal.
@@ -118,23 +143,28 @@ func left(until time.Time) string {
 
 // approve shows one call whole, and says yes to it.
 func (t *tally) approve(ctx context.Context, args []string) error {
-	fs := t.flags("approve ID", `Shows the whole request that waits, which puts on record that you have looked, asks you, and says
+	fs := t.flags("approve [ID]", `Shows the whole request that waits, which puts on record that you have looked, asks you, and says
 yes. The yes is for these bytes by this caller, and is used once. Nobody says yes to a call of his own.
+Without an ID it is the one that waits for you, if there is one only.
 With --break-glass it needs nobody else's yes; who may do that, and has to, says why, and everybody is told.`+approvalsHelp)
 	var d door
 	d.flags(fs)
 	reason := fs.String("reason", "", "why, `in words`; it stands on record")
 	sure := fs.Bool("yes", false, "do not ask; needed where there is no terminal to ask at")
 	glass := fs.Bool("break-glass", false, "pass the call on your word alone, in an emergency; needs --reason")
-	rest, err := parse(fs, args, 1, 1)
+	rest, err := parse(fs, args, 0, 1)
 	if err != nil {
 		return err
 	}
-	id, err := approvalID(rest[0])
-	if err != nil {
-		return err
+	id := ""
+	if len(rest) > 0 {
+		if id, err = approvalID(rest[0]); err != nil {
+			return err
+		}
 	}
 	switch {
+	case id == "" && *sure:
+		return cli.Usagef("approve --yes needs the ID of what you have looked at")
 	case *glass && *reason == "":
 		return cli.Usagef("approve --break-glass needs --reason: say why, in words that others understand")
 	case !*sure && !t.terminal:
@@ -143,6 +173,11 @@ With --break-glass it needs nobody else's yes; who may do that, and has to, says
 	g, err := t.knock(d)
 	if err != nil {
 		return err
+	}
+	if id == "" {
+		if id, err = onlyOne(ctx, g); err != nil {
+			return err
+		}
 	}
 	b, err := g.get(ctx, "approvals/"+id)
 	if err != nil {

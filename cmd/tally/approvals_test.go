@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tallystick/tallystick/cmd/internal/config"
 	"github.com/tallystick/tallystick/gateway/gatewaytest"
 	"github.com/tallystick/tallystick/tlog/record"
 )
@@ -416,4 +417,126 @@ func TestKnock(t *testing.T) {
 	if _, err := g.get(t.Context(), "approvals"); err == nil || len(shown) > 0 {
 		t.Errorf("%v, and another was shown %q", err, shown)
 	}
+}
+
+// The README's way through an approval, followed beside the demo; curl is not there everywhere, so its part is done here.
+func TestReadmeApproval(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "\n## Who may call what, and who says yes\n")
+	section, _, ok := strings.Cut(rest, "\n## ")
+	if !ok {
+		t.Fatal("the README does not say any more who says yes")
+	}
+	body := regexp.MustCompile(`(?m)curl -i \$GATEWAY_URL(\S+) [^']*'Content-Type: application/json' -d '(.*)'$`).FindStringSubmatch(section)
+	export := strings.Contains(section, "    export TALLYSTICK_GATEWAY=$GATEWAY_URL TALLYSTICK_KEY=$APPROVER_KEY\n    bin/tally approvals\n    bin/tally approve\n")
+	if body == nil || !export {
+		t.Fatalf("the README approves in another way: %s", section)
+	}
+	p := newPlace(t)
+	p.start("--no-samples")
+	if said := p.out.String(); !strings.Contains(said, " approve --gateway "+p.vars["GATEWAY_URL"]+" --key-file ") || !strings.Contains(said, `-d '`+body[2]+`'`) {
+		t.Errorf("the demo says something else:\n%s", said)
+	}
+	rules, _, _ := strings.Cut(section, "\n\nBeside the running demo")
+	_, rules, _ = strings.Cut(rules, "`demo/rules.yaml`:\n\n")
+	file, err := os.ReadFile(filepath.Join(p.data, rulesFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(rules) {
+		if !strings.Contains(string(file), strings.TrimSpace(line)) {
+			t.Errorf("the demo's rules do not have %q", line)
+		}
+	}
+
+	p.env = []string{"TALLYSTICK_GATEWAY=" + p.vars["GATEWAY_URL"], "TALLYSTICK_KEY=" + p.vars["APPROVER_KEY"]}
+	call := func() <-chan got {
+		done := make(chan got, 1)
+		go func() {
+			req, err := p.request(context.Background(), body[1], body[2])
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			b, _ := io.ReadAll(resp.Body)
+			done <- got{resp.StatusCode, string(b)}
+		}()
+		return done
+	}
+	id := func() (id string) {
+		await(t, "it waits", func() bool {
+			stdout, _, _ := p.tally("approvals")
+			id = regexp.MustCompile(`(?m)^([0-9a-f-]{36}) +waiting `).FindString(stdout)
+			return id != ""
+		})
+		return strings.Fields(id)[0]
+	}
+	// At the terminal; this process is the command.
+	atTerminal := func(in string, args ...string) (string, int) {
+		var out bytes.Buffer
+		c := &tally{stdin: strings.NewReader(in), stdout: &out, stderr: &out, terminal: true, lookup: func(name string) (string, bool) {
+			for _, v := range p.env {
+				if k, v, _ := strings.Cut(v, "="); k == name {
+					return v, true
+				}
+			}
+			return "", false
+		}}
+		code := c.run(t.Context(), args)
+		return out.String(), code
+	}
+	if out, code := atTerminal("y\n", "approve"); code != 1 || !strings.Contains(out, "nothing waits for you") {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	done := call()
+	first := id()
+	if out, code := atTerminal("\n", "approve"); code != 1 || !strings.Contains(out, "nothing is decided") {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	if out, code := atTerminal("y\n", "approve"); code != 0 || !strings.Contains(out, `"content": "hello"`) || !strings.Contains(out, "approved: the call passes, once") {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	if g := <-done; g.code != 200 {
+		t.Errorf("%+v", g)
+	}
+	policy := filepath.Join(t.TempDir(), "policy")
+	copyFile(t, p.vars["POLICY"], policy)
+	bundle := filepath.Join(t.TempDir(), "bundle")
+	if _, errs, code := p.tally("export", first, "-o", bundle, "--data", p.data); code != 0 {
+		t.Fatalf("export: %s", errs)
+	}
+	if out, errs, code := p.verify("bundle", bundle, "--policy", policy); code != 0 || !strings.Contains(out, "approve") {
+		t.Errorf("bundle: exit %d\n%s%s", code, out, errs)
+	}
+	done = call()
+	if _, errs, code := p.tally("deny", id(), "--reason", "enough"); code != 0 {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+	if g := <-done; g.code != 403 {
+		t.Errorf("%+v", g)
+	}
+	if _, errs, code := p.tally("policy", "check", filepath.Join(p.data, rulesFile)); code != 0 {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+
+	// What is in earnest is what the configuration takes.
+	_, yaml, _ := strings.Cut(section, "`tally.yaml` has\n\n    gateway:\n")
+	yaml, _, _ = strings.Cut(yaml, "\n\n")
+	yaml = regexp.MustCompile(`(?m)^    `).ReplaceAllString(yaml, "")
+	whole := "log: local:log\norigin: log.example/x\nkey: k\nanchor: dir:a\nlisten: :0\ndata_keys: {dir: r, kek: k}\ngateway:\n  id: gw-1\n  listen: :0\n  journal: j\n  routes: [{name: openai, api: openai, upstream: \"https://api.openai.com\"}]\n" + yaml + "\n"
+	c, err := config.Parse([]byte(whole), ".")
+	if err != nil || len(c.Gateway.Approvals.Notify) != 2 || c.Gateway.Approvals.Hooks["slack"].People["U012AB3CD"].Name != "carol" {
+		t.Errorf("%v\n%s", err, whole)
+	}
+	p.stop()
 }

@@ -30,6 +30,11 @@ const (
 	policyFile = "policy"
 	demoEnv    = "demo.env"
 	apiKeyFile = "api.key"
+	// Who says yes to calls that need it, and the rules that say which do.
+	approverFile = "approver.key"
+	rulesFile    = "rules.yaml"
+	// askedModel is the model that the rules ask about.
+	askedModel = "fake-risky"
 )
 
 func (t *tally) demo(ctx context.Context, args []string) error {
@@ -77,6 +82,7 @@ type demonstration struct {
 	inVault bool
 	real    string // the base URL of a real model; "" for the fake one
 	apiKey  string
+	yesKey  string       // of who says yes
 	model   net.Listener // the fake model's
 	witness *onlooker
 	logKey  string // the log's verifier key
@@ -98,6 +104,10 @@ func (d *demonstration) settle(ctx context.Context, calls, reads string) error {
 		apiKeyFile: func(p string) error {
 			return os.WriteFile(p, []byte("tk-"+assemble.NewSecret()+"\n"), 0o600)
 		},
+		approverFile: func(p string) error {
+			return os.WriteFile(p, []byte("tk-"+assemble.NewSecret()+"\n"), 0o600)
+		},
+		rulesFile: func(p string) error { return os.WriteFile(p, []byte(demoRules), 0o600) },
 		"model.key": func(p string) error {
 			return os.WriteFile(p, []byte("sk-fake-"+assemble.NewSecret()+"\n"), 0o600)
 		},
@@ -106,11 +116,13 @@ func (d *demonstration) settle(ctx context.Context, calls, reads string) error {
 			return err
 		}
 	}
-	b, err := os.ReadFile(filepath.Join(d.dir, apiKeyFile))
-	if err != nil {
-		return err
+	for name, key := range map[string]*string{apiKeyFile: &d.apiKey, approverFile: &d.yesKey} {
+		b, err := os.ReadFile(filepath.Join(d.dir, name))
+		if err != nil {
+			return err
+		}
+		*key = strings.TrimSpace(string(b))
 	}
-	d.apiKey = strings.TrimSpace(string(b))
 	if d.model, err = listen("the fake model", "127.0.0.1:0"); err != nil {
 		return err
 	}
@@ -130,7 +142,7 @@ func (d *demonstration) settle(ctx context.Context, calls, reads string) error {
 		// The SDKs' base URL ends in /v1; the gateway's upstream is what goes before it.
 		openai = strings.TrimSuffix(strings.TrimSuffix(d.real, "/"), "/v1")
 	}
-	sum := sha256.Sum256([]byte(d.apiKey))
+	sum, yes := sha256.Sum256([]byte(d.apiKey)), sha256.Sum256([]byte(d.yesKey))
 	text := fmt.Sprintf(`# Written anew at every start of the demo, as an example of what "tally serve" takes.
 log: local:log
 origin: %s
@@ -142,9 +154,14 @@ gateway:
   id: demo
   listen: %q
   journal: journal
+  policy: %s
+  approvals: {groups: [approvers], hold: 2m}
   callers:
     - name: demo
       sha256: %s
+    - name: approver
+      sha256: %s
+      groups: [approvers]
   routes:
     - name: openai
       api: openai
@@ -156,7 +173,7 @@ gateway:
       upstream: %q
       credential:
         file: model.key
-`, origin, kept, policyFile, reads, calls, hex.EncodeToString(sum[:]), openai, credential, upstream)
+`, origin, kept, policyFile, reads, calls, rulesFile, hex.EncodeToString(sum[:]), hex.EncodeToString(yes[:]), openai, credential, upstream)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return err
 	}
@@ -168,6 +185,18 @@ gateway:
 	}
 	return nil
 }
+
+// demoRules is the policy that the demo begins with.
+const demoRules = `# Which calls pass, and which must wait for somebody's yes. Change it while the demo runs; "tally policy check" reads it
+# as the gateway does, and gateway/cel/POLICY.md tells how rules are written.
+otherwise: allow
+
+rules:
+  - name: risky-model
+    when: has(request.model) && request.model == '` + askedModel + `'
+    then: ask
+    message: calls of this model need another person's yes
+`
 
 // once makes a file that is not there yet.
 func once(path string, create func(string) error) error {
@@ -253,7 +282,7 @@ func (d *demonstration) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	model := gatewaytest.New(gatewaytest.Config{Key: strings.TrimSpace(string(key))})
+	model := gatewaytest.New(gatewaytest.Config{Key: strings.TrimSpace(string(key)), Models: []string{gatewaytest.ChatModel, gatewaytest.EmbeddingModel, askedModel}})
 	modelled, witnessed, served := make(chan error, 1), make(chan error, 1), make(chan error, 1)
 	mctx, stopModel := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopModel()
@@ -268,7 +297,7 @@ func (d *demonstration) run(ctx context.Context) error {
 	go func() { served <- h.Run(ctx, assemble.Listeners{Calls: calls, Reads: reads}) }()
 
 	env := []struct{ key, value string }{
-		{"GATEWAY_URL", d.url(calls)}, {"LOG_URL", d.url(reads)}, {"API_KEY", d.apiKey}, {"POLICY", policy},
+		{"GATEWAY_URL", d.url(calls)}, {"LOG_URL", d.url(reads)}, {"API_KEY", d.apiKey}, {"APPROVER_KEY", d.yesKey}, {"POLICY", policy},
 	}
 	if d.real == "" {
 		env = append(env, struct{ key, value string }{"MODEL", gatewaytest.ChatModel})
@@ -406,6 +435,13 @@ func (d *demonstration) show(gatewayURL, logURL, policy, session string, quarant
 	}
 	fmt.Fprintf(out, "  curl -i %s/v1/chat/completions -H \"Authorization: Bearer $(cat %s)\" \\\n    -H 'Content-Type: application/json' -d '{\"model\":%q,\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]}'\n\n",
 		gatewayURL, filepath.Join(dir, apiKeyFile), model)
+	if d.real == "" {
+		fmt.Fprintf(out, "  # this model needs another person's yes, so the call waits\n")
+		fmt.Fprintf(out, "  curl -i %s/v1/chat/completions -H \"Authorization: Bearer $(cat %s)\" \\\n    -H 'Content-Type: application/json' -d '{\"model\":%q,\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]}'\n",
+			gatewayURL, filepath.Join(dir, apiKeyFile), askedModel)
+		fmt.Fprintf(out, "  # who may say it sees the whole request first, in a third terminal\n")
+		fmt.Fprintf(out, "  %s approve --gateway %s --key-file %s\n\n", bin, gatewayURL, filepath.Join(dir, approverFile))
+	}
 	if session == "" {
 		session = "SESSION"
 		fmt.Fprintf(out, "  # SESSION is in the answer's header %s\n", gateway.SessionHeader)

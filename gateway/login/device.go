@@ -94,13 +94,9 @@ func (p *Pages) begin(w http.ResponseWriter, r *http.Request) {
 		p.api(w, http.StatusBadRequest, map[string]string{"error": "invalid_request"})
 		return
 	}
-	from, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		from = r.RemoteAddr
-	}
 	secret := rand.Text() + rand.Text()
-	d := &device{name: name, from: from, code: newCode()}
-	if !p.byCode.put(d.code, d, from) {
+	d := &device{name: name, from: from(r), code: newCode()}
+	if !p.byCode.put(d.code, d, d.from) {
 		w.Header().Set("Retry-After", "60")
 		p.api(w, http.StatusTooManyRequests, map[string]string{"error": "slow_down"})
 		return
@@ -115,6 +111,15 @@ func (p *Pages) begin(w http.ResponseWriter, r *http.Request) {
 		Device: secret, Code: shown(d.code), URL: p.origin + Path, Complete: p.origin + Path + "?code=" + shown(d.code),
 		Expires: int(underWay.Seconds()), Interval: int(interval.Seconds()),
 	})
+}
+
+// from is the address a request came from, without its port.
+func from(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
 }
 
 func sum(s string) string {
@@ -179,9 +184,9 @@ func (p *Pages) lives(id string) bool {
 	return false
 }
 
-// A table keeps what is under way, so much of it and so long.
+// A table keeps what is under way, so much of it, so much of one owner's, and so long.
 type table[T any] struct {
-	most int
+	most, each int
 
 	mu   sync.Mutex
 	rows map[string]row[T] // under mu
@@ -194,22 +199,22 @@ type row[T any] struct {
 	until time.Time
 }
 
-func newTable[T any](most int) *table[T] {
-	return &table[T]{most: most, rows: make(map[string]row[T]), of: make(map[string]int)}
+func newTable[T any](most, each int) *table[T] {
+	return &table[T]{most: most, each: each, rows: make(map[string]row[T]), of: make(map[string]int)}
 }
 
 // put adds a row, if there is room for it, and if its owner has not too many.
 func (t *table[T]) put(key string, value T, owner string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.rows) >= t.most || owner != "" && t.of[owner] >= maxOfOne {
+	if len(t.rows) >= t.most || t.of[owner] >= t.each {
 		now := time.Now()
 		for k, r := range t.rows {
 			if !now.Before(r.until) {
 				t.drop(k)
 			}
 		}
-		if len(t.rows) >= t.most || owner != "" && t.of[owner] >= maxOfOne {
+		if len(t.rows) >= t.most || t.of[owner] >= t.each {
 			return false
 		}
 	}

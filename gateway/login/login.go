@@ -73,8 +73,9 @@ type Config struct {
 const (
 	underWay   = 10 * time.Minute // for a log-in, and for a code to be confirmed
 	maxPending = 10_000           // log-ins under way
+	eachLogin  = 1_000            // of them from one address
 	maxDevices = 1_000            // codes that wait
-	maxOfOne   = 20               // of them from one address
+	eachDevice = 100              // of them from one address
 	interval   = 2 * time.Second  // between two polls of a program
 	maxForm    = 512 << 10        // bytes of what is posted
 )
@@ -122,7 +123,7 @@ func New(cfg Config) (*Pages, error) {
 	}
 	p := &Pages{
 		cfg: cfg, origin: u.Scheme + "://" + u.Host, secure: u.Scheme == "https", key: make([]byte, 32), log: cfg.Logger,
-		logins: newTable[pending](maxPending), devices: newTable[*device](maxDevices), byCode: newTable[*device](maxDevices),
+		logins: newTable[pending](maxPending, eachLogin), devices: newTable[*device](maxDevices, maxDevices), byCode: newTable[*device](maxDevices, eachDevice),
 		provider: make(map[string]Provider),
 	}
 	rand.Read(p.key)
@@ -275,7 +276,7 @@ func (p *Pages) start(w http.ResponseWriter, r *http.Request) {
 	if len(browser) != len(state) {
 		browser = rand.Text()
 	}
-	if !p.logins.put(state, pending{o, memory, sha256.Sum256([]byte(browser)), normal(r.URL.Query().Get("code"))}, "") {
+	if !p.logins.put(state, pending{o, memory, sha256.Sum256([]byte(browser)), normal(r.URL.Query().Get("code"))}, from(r)) {
 		p.fail(w, http.StatusServiceUnavailable, "Too many people log in at once. Try again in a minute.")
 		return
 	}

@@ -537,7 +537,7 @@ func TestHeaders(t *testing.T) {
 func TestBounds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	for i := range maxOfOne {
+	for i := range eachDevice {
 		w.begin(fmt.Sprint("program ", i))
 	}
 	if resp, b := w.post(http.DefaultClient, DevicePath, url.Values{"name": {"one more"}}); resp.StatusCode != http.StatusTooManyRequests || !strings.Contains(b, "slow_down") {
@@ -559,7 +559,7 @@ func TestBounds(t *testing.T) {
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		tab := newTable[int](3)
+		tab := newTable[int](3, 3)
 		for i := range 3 {
 			if !tab.put(fmt.Sprint(i), i, "") {
 				t.Fatal(i)
@@ -587,6 +587,13 @@ func TestBounds(t *testing.T) {
 		}
 		if _, ok := tab.takeIf("3", nil); !ok {
 			t.Error("it is not taken")
+		}
+		each := newTable[int](3, 1)
+		if !each.put("a", 1, "x") || each.put("b", 1, "x") || !each.put("c", 1, "y") {
+			t.Error("one has more than it may, or another less")
+		}
+		if each.takeIf("a", nil); !each.put("d", 1, "x") {
+			t.Error("what was taken counts still")
 		}
 		if len(tab.rows) != 0 || len(tab.of) != 0 {
 			t.Errorf("%v %v", tab.rows, tab.of)

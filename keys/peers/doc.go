@@ -5,6 +5,7 @@
 //   - vault, another one, pins HashiCorp Vault 1.21 itself (Business Source License 1.1): a tool of these tests, run on
 //     this machine, of which nothing is part of the product. "make vault" builds it, once, and runs the tests with
 //     the tag vault.
+//   - beside runs a command beside such a Vault, for demos and benchmarks.
 //   - the notes of golang.org/x/mod and of github.com/transparency-dev/formats open what was signed.
 //
 // It is a module of its own, so that what it needs stays out of the product.

@@ -793,7 +793,7 @@ func TestTime(t *testing.T) {
 		}
 		tail("no wait", 0, 0, time.Millisecond, 0)
 		tail("seven seconds", 7*time.Second, 7*time.Second, 8*time.Second, 0)
-		tail("an hour", time.Hour, l.cfg.Stall/2, maxWait, 0)
+		tail("an hour", time.Hour, l.cfg.Stall/2, l.cfg.Stall/2+time.Second, 0)
 		time.AfterFunc(3*time.Second, func() { log.Append(ctx, leaf("g")) })
 		tail("until there is more", 10*time.Second, 3*time.Second, 4*time.Second, 1)
 		short, leave := context.WithTimeout(ctx, time.Second)

@@ -3,10 +3,14 @@ package assemble
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -72,4 +76,42 @@ func TestCredentialIsRenewed(t *testing.T) {
 			t.Errorf("a credential that is not there: %v", err)
 		}
 	})
+}
+
+// A credential that is kept in Vault is read anew there.
+func TestCredentialInVault(t *testing.T) {
+	var now atomic.Value
+	now.Store("sk-vault-0001")
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Header.Get("X-Vault-Token") != "t" && r.URL.Path != "/v1/sys/health":
+			http.Error(w, `{"errors":["permission denied"]}`, http.StatusForbidden)
+		case r.URL.Path == "/v1/kv/data/models":
+			json.NewEncoder(w).Encode(map[string]any{"data": map[string]any{"data": map[string]any{"openai": now.Load()}, "metadata": map[string]any{"version": 1, "created_time": "2026-01-01T00:00:00Z", "deletion_time": "", "destroyed": false}}})
+		default:
+			json.NewEncoder(w).Encode(map[string]any{"data": map[string]any{"ttl": 0, "renewable": false}})
+		}
+	}))
+	defer srv.Close()
+	c := &config.Config{Vault: &config.Vault{Address: srv.URL}}
+	c.Vault.Login.Token = keys.Credential{Env: "T"}
+	refs := NewKeyring(c, Env{LookupEnv: func(name string) (string, bool) { return "t", name == "T" }, Logger: slog.New(slog.DiscardHandler)})
+	s, err := refs.RouteCredential(t.Context(), "openai", config.Credential{Vault: "kv/models#openai"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"sk-vault-0001", "sk-vault-0002"} {
+		now.Store(want)
+		if err := s.(*credential).look(t.Context()); err != nil || string(s.Reveal()) != want {
+			t.Errorf("%q %v", s.Reveal(), err)
+		}
+	}
+	now.Store("no")
+	if err := s.(*credential).look(t.Context()); err == nil || string(s.Reveal()) != "sk-vault-0002" {
+		t.Errorf("%q %v", s.Reveal(), err)
+	}
+	srv.Close()
+	if err := s.(*credential).look(t.Context()); err == nil || string(s.Reveal()) != "sk-vault-0002" {
+		t.Errorf("%q %v", s.Reveal(), err)
+	}
 }

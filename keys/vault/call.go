@@ -48,7 +48,7 @@ func (c *Client) patience() (context.Context, context.CancelFunc) {
 func (c *Client) call(ctx context.Context, r request, data any) error {
 	s, err := c.session(ctx)
 	if err != nil {
-		return err
+		return strange{err}
 	}
 	a, err := c.send(ctx, s.token, r)
 	if errors.Is(err, keys.ErrDenied) && s.mayReenter(err) {
@@ -62,6 +62,16 @@ func (c *Client) call(ctx context.Context, r request, data any) error {
 		return err
 	}
 	return r.decode(a, data)
+}
+
+// strange is the error where nobody was logged in, and nothing was asked.
+type strange struct{ error }
+
+func (s strange) Unwrap() error { return s.error }
+
+// forbids says whether err is that a policy does not allow what was asked.
+func forbids(err error) bool {
+	return errors.Is(err, keys.ErrDenied) && !errors.As(err, new(strange))
 }
 
 func (r request) decode(a answer, data any) error {

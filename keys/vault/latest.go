@@ -141,7 +141,7 @@ func (l *Latest) inspect(ctx context.Context, origin string) (current uint64, er
 	switch {
 	case isNothing(err), says(err, "no handler for route"), err == nil && (engine.CAS == nil || engine.DeleteAfter == nil):
 		return 0, fmt.Errorf("there is no KV engine of version 2: vault secrets enable -path=%s -version=2 kv", l.mount)
-	case errors.Is(err, keys.ErrDenied):
+	case forbids(err):
 		return 0, fmt.Errorf("whether check-and-set is required cannot be seen: allow read on %s/config: %w", l.mount, err)
 	case err != nil:
 		return 0, err
@@ -154,7 +154,7 @@ func (l *Latest) inspect(ctx context.Context, origin string) (current uint64, er
 	err = l.c.call(ctx, r, &secret)
 	switch {
 	case isNothing(err):
-	case errors.Is(err, keys.ErrDenied):
+	case forbids(err):
 		return 0, fmt.Errorf("whether check-and-set is required cannot be seen: allow read on %s: %w", r.path, err)
 	case err != nil:
 		return 0, err

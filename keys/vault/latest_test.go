@@ -6,11 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/tallystick/tallystick/keys"
 	"github.com/tallystick/tallystick/tlog"
 )
 
@@ -231,5 +233,20 @@ func TestLatestPlace(t *testing.T) {
 		if _, err := l.c.Latest(ref(t, bad)); err == nil {
 			t.Errorf("%s is a place for an anchor", bad)
 		}
+	}
+}
+
+// Who cannot log in is not told of policies.
+func TestLatestStranger(t *testing.T) {
+	f, l := anchored(t)
+	f.fault = func(w http.ResponseWriter, r *http.Request, body map[string]any) bool {
+		if strings.HasSuffix(r.URL.Path, "/login") {
+			refuse(w, 403, "1 error occurred:\n\t* permission denied\n\n")
+			return true
+		}
+		return false
+	}
+	if _, err := l.Load(t.Context(), origin); !errors.Is(err, keys.ErrDenied) || !strings.Contains(err.Error(), "log in to Vault") || strings.Contains(err.Error(), "allow read") {
+		t.Error(err)
 	}
 }

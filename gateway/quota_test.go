@@ -192,6 +192,23 @@ func TestMeterForgets(t *testing.T) {
 	})
 }
 
+// A caller is told which quota it is over, and what it has.
+func TestOverQuotaSays(t *testing.T) {
+	q := &Quota{Name: "q", Requests: 3, Tokens: 1000, Window: time.Hour, Concurrent: 2}
+	for _, row := range []struct {
+		over OverQuota
+		want string
+	}{
+		{OverQuota{q, "requests", time.Minute, 1}, "the quota q is used up: 3 calls in 1h0m0s are the most"},
+		{OverQuota{q, "tokens", time.Minute, 70}, "the quota q is used up: 1000 tokens in 1h0m0s are the most, and the call may use 70"},
+		{OverQuota{q, "concurrent", time.Second, 1}, "the quota q is used up: 2 calls at a time are the most"},
+	} {
+		if got := row.over.Error(); got != row.want {
+			t.Errorf("%q, want %q", got, row.want)
+		}
+	}
+}
+
 func TestTokensOfFacts(t *testing.T) {
 	for _, row := range []struct {
 		f    Facts

@@ -32,6 +32,8 @@ type slip struct {
 //     evaluation fail, and every call like it would wait for people's approval;
 //   - to compare a fact with a word that it never is: the rule would never apply, and nobody would see it;
 //   - a regular expression, a time zone or a kind of finding that is not written out, and so cannot be checked;
+//   - a regular expression that leaves open where in a text it is found, an element of a list by its number, and what can
+//     only fail;
 //   - an estimate of more than maxCost.
 func (l *language) compile(expression string) (programs, []slip) {
 	parsed, issues := l.env.Compile(expression)

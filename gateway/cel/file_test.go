@@ -111,7 +111,7 @@ func TestLimits(t *testing.T) {
 		}
 	}
 	most := "otherwise: refuse\t# as much as there can be\r\nrules:\n  - name: " + strings.Repeat("a", 64) + "\n    when: true\n    then: ask\n    message: " + strings.Repeat("x", 500) +
-		"\n    approval: {count: 20, within: 168h, valid: 168h, hold: 1h}\nquotas:\n  - {name: a, requests: 1_000_000_000_000, window: 744h}\n"
+		"\n    approval: {count: 20, within: 168h, valid: 168h, hold: 1h}\n  - {name: valid, when: true, then: ask, approval: {valid: 1h}}\n  - {name: held, when: true, then: ask, approval: {hold: 1h}}\nquotas:\n  - {name: a, requests: 1_000_000_000_000, window: 744h}\n"
 	for _, text := range []string{rules(500, "request.size > 3"), most} {
 		if _, err := Parse("p.yaml", []byte(text), testNames); err != nil {
 			t.Errorf("%.100s…: %v", text, err)

@@ -38,6 +38,8 @@ func tokens(prefix string, asked *atomic.Int64) identifier {
 			return nil, errors.New("the keys are not known now")
 		case "nobody":
 			return nil, nil
+		case "nameless":
+			return &Principal{How: ByOIDC, Subject: "x"}, nil
 		case "panic":
 			panic("a secret")
 		}
@@ -80,6 +82,7 @@ func TestIdentifiers(t *testing.T) {
 		{"entra-expired", 401, "", "", "invalid_api_key", true},
 		{"okta-later", 503, "", "", "identity_unavailable", false},
 		{"okta-nobody", 503, "", "", "identity_unavailable", false},
+		{"okta-nameless", 503, "", "", "identity_unavailable", false},
 		{"okta-bad\tname", 503, "", "", "identity_unavailable", false},
 		{"okta-panic", 500, "", "", "internal", false},
 		{"github-eve", 401, "", "", "invalid_api_key", false},
@@ -107,6 +110,9 @@ func TestIdentifiers(t *testing.T) {
 			q := w.session(id).records[0]
 			if get(q, record.FieldCaller) != c.caller || get(q, record.FieldHow) != c.how {
 				t.Errorf("on record as %q by %q", get(q, record.FieldCaller), get(q, record.FieldHow))
+			}
+			if _, dated := q.Get(record.FieldAuthed); dated != (c.how == "oidc") {
+				t.Errorf("when the caller logged in is on record: %v", dated)
 			}
 			if c.how == "oidc" {
 				_, subject, _ := strings.Cut(c.token, "-")

@@ -39,7 +39,7 @@ endif
 CRASHES ?= 200
 FUZZTIME ?= 30s
 # Modules of their own that bring in code we did not write: official SDKs, identity providers, other logs' checkers.
-PEERS := gateway/peers gateway/peers/openid tlog/peers witness/peers keys/peers keys/peers/transit
+PEERS := gateway/peers gateway/peers/openid tlog/peers witness/peers keys/peers keys/peers/transit bench/peers
 
 test:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go'))" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }

@@ -19,7 +19,7 @@ func main() {
 	dir := flag.String("dir", "", "a `directory` on the disk to measure; by default the system's for temporary files")
 	rounds := flag.Int("rounds", 5, "rounds of each arm, in turns")
 	each := flag.Duration("time", 3*time.Second, "length of a round")
-	only := flag.String("run", "", "append, pass or decide; by default all")
+	only := flag.String("run", "", "append, pass, decide or masking; by default all")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -60,6 +60,14 @@ func run(ctx context.Context, dir, only string, rounds int, each time.Duration) 
 		}
 		v := bench.Vault{Vault: vc, Dir: dir, Rounds: rounds, Time: each}
 		all = append(all, bench.Checkpoint{Vault: v}, bench.Seal{Vault: v, Sealers: 16, Body: 2048})
+	}
+	if only == "" || only == "masking" {
+		if err := bench.WriteMasked(os.Stdout); err != nil {
+			return err
+		}
+		for _, json := range []bool{false, true} {
+			all = append(all, bench.Masking{JSON: json, Peer: bench.Regexp(), Rounds: rounds, Time: each})
+		}
 	}
 	for _, w := range all {
 		r, err := w.Run(ctx)

@@ -172,14 +172,23 @@ const (
 // carriage return.
 func plain(b []byte) int {
 	i := 0
-	for ; i+8 <= len(b); i += 8 {
-		x := binary.LittleEndian.Uint64(b[i:])
-		if (x|(x-0x20*ones)&^x|(x^0x7f*ones)-ones)&highs == 0 {
-			continue
+	for i+8 <= len(b) {
+		for ; i+32 <= len(b); i += 32 { // four at a time: most of a text is plain
+			w, x, y, z := binary.LittleEndian.Uint64(b[i:]), binary.LittleEndian.Uint64(b[i+8:]), binary.LittleEndian.Uint64(b[i+16:]), binary.LittleEndian.Uint64(b[i+24:])
+			m := w | (w-0x20*ones)&^w | (w ^ 0x7f*ones) - ones
+			m |= x | (x-0x20*ones)&^x | (x ^ 0x7f*ones) - ones
+			m |= y | (y-0x20*ones)&^y | (y ^ 0x7f*ones) - ones
+			m |= z | (z-0x20*ones)&^z | (z ^ 0x7f*ones) - ones
+			if m&highs != 0 {
+				break
+			}
 		}
-		for j := i; j < i+8; j++ {
-			if odd(b[j]) {
-				return j
+		if i+8 > len(b) {
+			break
+		}
+		for end := min(i+32, len(b)); i < end; i++ {
+			if odd(b[i]) {
+				return i
 			}
 		}
 	}

@@ -44,18 +44,21 @@ func TestCorpora(t *testing.T) {
 		t.Fatalf("%d labels: this test sees nothing", len(rows))
 	}
 	structured := []string{"CREDIT_CARD", "IBAN_CODE", "US_SSN", "EMAIL_ADDRESS", "SECRET"}
+	floors := map[string]float64{"PHONE_NUMBER": 0.95, "IP_ADDRESS": 0.9, "US_DRIVER_LICENSE": 0.3, "TH_TNIN": 1, "ZA_ID_NUMBER": 1, "FI_PERSONAL_IDENTITY_CODE": 1, "US_NPI": 1}
 	for _, r := range rows {
 		t.Logf("%-28s %4d of %4d masked; of %3d that are none %2d taken for one, %2d for another; %d beside", r.Label, r.Masked, r.Values, r.Clean, r.Wrong, r.Other, r.Beside)
 		if slices.Contains(structured, r.Label) && (r.Recall() < 0.98 || r.Precision() < 0.95) {
 			t.Errorf("%s: recall %.3f, precision %.3f", r.Label, r.Recall(), r.Precision())
 		}
-		floors := map[string]float64{"PHONE_NUMBER": 0.95, "IP_ADDRESS": 0.9, "US_DRIVER_LICENSE": 0.3, "TH_TNIN": 1, "ZA_ID_NUMBER": 1, "FI_PERSONAL_IDENTITY_CODE": 1, "US_NPI": 1}
 		if r.Recall() < floors[r.Label] {
 			t.Errorf("%s: recall %.3f", r.Label, r.Recall())
 		}
 	}
 	if t.Failed() {
 		for _, m := range misses {
+			if !slices.Contains(structured, m.Label) && floors[m.Label] == 0 {
+				continue
+			}
 			t.Logf("%s %q found=%v in %.200q", m.Label, m.Text, m.Found, m.Case.Text)
 		}
 	}

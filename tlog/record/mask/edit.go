@@ -1,6 +1,7 @@
 package mask
 
 import (
+	"bytes"
 	"regexp"
 	"slices"
 )
@@ -40,14 +41,12 @@ type edit struct{ from, end, at, to int }
 func unjson(dst, raw []byte, us *[]unit) []byte {
 	base := len(dst)
 	for i := 0; i < len(raw); {
-		j := i
-		for j < len(raw) && raw[j] != '\\' {
-			j++
+		j := bytes.IndexByte(raw[i:], '\\')
+		if j < 0 {
+			return append(dst, raw[i:]...)
 		}
-		dst = append(dst, raw[i:j]...)
-		if i = j; i == len(raw) {
-			break
-		}
+		dst = append(dst, raw[i:i+j]...)
+		i += j
 		at, n := len(dst), 0
 		if dst, n = unescape(dst, raw[i:]); n == 0 {
 			if n = 1; i+1 < len(raw) && (raw[i+1] == 'b' || raw[i+1] == 'f') {

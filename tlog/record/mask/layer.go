@@ -16,7 +16,8 @@ type scratch struct {
 	mac   *maker
 
 	layers [maxLayers]layer
-	near   []hit
+	near   []said
+	code   []said
 	keys   []hit
 	parts  [maxParts]part
 	form   []byte
@@ -192,14 +193,15 @@ func (s *scratch) around(b []byte, from, to int, l *layer, free bool, depth int)
 // look scans b[at:end] of one layer, of which the value is [from, to), and appends to s.found.
 func (s *scratch) look(b []byte, at, end, from, to int, free bool, depth int) {
 	v := view{scratch: s, b: b, from: from, to: to, free: free, depth: depth, opened: at, done: at, opaque: at, end: end}
-	v.near = progress{w: s.m.contexts, hits: s.near[:0]}
+	v.near = hearing{w: s.m.contexts, said: s.near[:0]}
+	v.code = hearing{w: s.m.codes, said: s.code[:0]}
 	if s.m.secrets != nil {
 		v.keys = progress{w: s.m.secrets.words, hits: s.keys[:0]}
 	}
 	s.starts = s.starts[:0]
 	v.scan()
 	v.listed()
-	s.near, s.keys = v.near.hits, v.keys.hits
+	s.near, s.code, s.keys = v.near.said, v.code.said, v.keys.hits
 }
 
 // encoded looks into base64, and hexadecimal, of text.

@@ -14,6 +14,7 @@ package mask
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -98,21 +99,21 @@ func (f *Findings) add(k Kind, rule string, n int) {
 // A Masker masks by one set of rules, as one route has. It is safe for concurrent use. It keeps buffers as large as the largest
 // texts it has masked, wiped.
 type Masker struct {
-	key       []byte
-	secrets   *Secrets
-	folding   *folding
-	enabled   map[Kind]bool
-	on        struct{ card, cvv, pin, track, iban, email, phone, ip, mac, crypto, birth, secret bool } // the same, without looking it up
-	actions   map[Kind]Action
-	forms     [maxNumber + 1][]*shape // by length
-	contexts  *words
-	contextOf [][]Kind // by word
-	lists     *words
-	listOf    []Kind
-	rules     []rule
-	paths     bool
-	regions   []string
-	pool      sync.Pool
+	key      []byte
+	secrets  *Secrets
+	folding  *folding
+	enabled  map[Kind]bool
+	on       struct{ card, cvv, pin, track, iban, email, phone, ip, mac, crypto, birth, secret bool } // the same, without looking it up
+	actions  map[Kind]Action
+	forms    [maxNumber + 1][]*shape // by length
+	contexts *contextWords
+	codes    *contextWords // of CVV and PIN
+	lists    *words
+	listOf   []Kind
+	rules    []rule
+	paths    bool
+	regions  []string
+	pool     sync.Pool
 }
 
 type rule struct {
@@ -194,51 +195,43 @@ func New(c Config) (*Masker, error) {
 	return m, nil
 }
 
-// addContexts makes the automaton of the words of context: those of the kinds that are looked for, and more.
+// addContexts gathers the words of context: those of the kinds that are looked for, and more.
 func (m *Masker) addContexts(more map[Kind][]string) error {
 	byWord := make(map[string][]Kind)
-	put := func(k Kind, list []string) {
+	put := func(k Kind, list []string) error {
 		for _, w := range list {
-			w = string(contextSpaces(m.folding.fold(nil, []byte(w), false, nil)))
+			b := m.folding.fold(nil, []byte(w), false, nil)
+			for i, c := range b {
+				b[i] = contextSpace[c]
+			}
+			if w = string(b); len(w) > longest {
+				return fmt.Errorf("mask: the word %q is too long to be looked for; %d bytes are the most", w, longest)
+			}
 			if !slices.Contains(byWord[w], k) {
 				byWord[w] = append(byWord[w], k)
 			}
 		}
+		return nil
 	}
 	for k, list := range contexts {
 		if m.enabled[k] || k == phoneToo {
-			put(k, list)
+			if err := put(k, list); err != nil {
+				return err
+			}
 		}
 	}
 	for k, list := range more {
 		if err := checkKind(k); err != nil {
 			return err
 		}
-		put(k, list)
-	}
-	var list []string
-	for w := range byWord {
-		list = append(list, w)
-	}
-	slices.Sort(list)
-	for _, w := range list {
-		m.contextOf = append(m.contextOf, byWord[w])
-	}
-	var err error
-	if m.contexts, err = newWords(list, ' ', '_', '-', '\n', '\t'); err != nil {
-		return fmt.Errorf("mask: words of context: %w", err)
-	}
-	return nil
-}
-
-func contextSpaces(b []byte) []byte {
-	for i, c := range b {
-		if c = lower(c); c == '_' || c == '-' {
-			c = ' '
+		if err := put(k, list); err != nil {
+			return err
 		}
-		b[i] = c
 	}
-	return b
+	m.contexts = newContextWords(byWord)
+	maps.DeleteFunc(byWord, func(_ string, ks []Kind) bool { return !slices.Contains(ks, CVV) && !slices.Contains(ks, PIN) })
+	m.codes = newContextWords(byWord)
+	return nil
 }
 
 // addLists makes the automaton of the words that are values by themselves.

@@ -26,27 +26,46 @@ func (v *view) number(i int) int {
 	for we < len(b) && isWord(b[we]) {
 		we++
 	}
-	if end := v.inWord(ws, we, i); end > 0 {
-		return end
-	}
-	if we-ws > maxWord {
-		return we
+	n := we - ws
+	if n > maxNumber {
+		if end := v.inWord(ws, we, i); end > 0 {
+			return end
+		}
+		if n > maxWord {
+			return we
+		}
 	}
 	digits := allDigits(b[ws:we])
-	if digits && v.m.on.ip && we-ws <= 3 && we < len(b) && b[we] == '.' {
-		if end := v.quad(ws); end > 0 {
+	parts := v.group(ws)
+	goes := len(parts) > 1 || we+1 < len(b) && oneOf(b[we], " -./(),")
+	if n <= 2 && !goes {
+		return we // too short for anything
+	}
+	if goes && n <= 4 {
+		if digits && v.m.on.ip && n <= 3 && b[we] == '.' {
+			if end := v.quad(ws); end > 0 {
+				return end
+			}
+		}
+		if n == 2 && (b[we] == '-' || ws > 0 && b[ws-1] == '-') || n == 4 && (b[we] == '.' || ws > 0 && b[ws-1] == '.') {
+			if end := v.dashedMAC(i); end > 0 {
+				return end
+			}
+		}
+	}
+	if !digits && n > 4 {
+		if end := v.inWord(ws, we, i); end > 0 {
 			return end
+		}
+		if n >= 26 {
+			if end := v.crypto(ws, we); end > 0 {
+				return end
+			}
 		}
 	}
 	if end := v.birth(ws, we); end > 0 {
 		return end
 	}
-	if !digits && we-ws >= 26 {
-		if end := v.crypto(ws, we); end > 0 {
-			return end
-		}
-	}
-	parts := v.group(ws)
 	if end := v.match(parts); end > 0 {
 		return end
 	}
@@ -62,14 +81,18 @@ func (v *view) number(i int) int {
 			return end
 		}
 	}
-	if end := v.phone(ws); end > 0 {
+	if goes || n >= 7 {
+		if end := v.phone(ws); end > 0 {
+			return end
+		}
+	}
+	if end := v.pinOrCode(ws, we, digits); end > 0 {
 		return end
 	}
-	if end := v.code(ws, we, digits); end > 0 {
-		return end
-	}
-	if end := v.labelled(ws); end > 0 {
-		return end
+	if n > 3 || goes {
+		if end := v.labelled(ws); end > 0 {
+			return end
+		}
 	}
 	return we
 }
@@ -454,15 +477,15 @@ func (v *view) card(from, to int, form []byte) int {
 	return end
 }
 
-// code finds security codes and personal numbers of cards: three to eight digits that a word right beside them names.
-func (v *view) code(ws, we int, digits bool) int {
+// pinOrCode finds security codes and personal numbers of cards: three to eight digits that a word right beside them names.
+func (v *view) pinOrCode(ws, we int, digits bool) int {
 	if n := we - ws; !digits || n < 3 || n > 8 {
 		return 0
 	} else if left, right := v.joined(ws, we); left || right {
 		return 0
-	} else if n <= 4 && v.m.on.cvv && v.told(CVV, ws, we, 20) {
+	} else if n <= 4 && v.m.on.cvv && v.code.distance(v.b, CVV, ws, we, 20) < far {
 		return v.add(ws, we, CVV, v.b[ws:we])
-	} else if n >= 4 && v.m.on.pin && v.told(PIN, ws, we, 14) {
+	} else if n >= 4 && v.m.on.pin && v.code.distance(v.b, PIN, ws, we, 14) < far {
 		return v.add(ws, we, PIN, v.b[ws:we])
 	}
 	return 0
@@ -565,7 +588,7 @@ func month(b []byte) int {
 		return 0
 	}
 	for _, m := range months {
-		if (n == 3 || n == len(m)) && n <= len(m) && bytes.EqualFold(b[:n], []byte(m[:n])) {
+		if m[0] == lower(b[0]) && (n == 3 || n == len(m)) && n <= len(m) && bytes.EqualFold(b[:n], []byte(m[:n])) {
 			return n
 		}
 	}

@@ -190,7 +190,7 @@ func (r *secretRule) study(expr string, keywords []string) (tight bool) {
 	}
 	alternatives := re.Op == syntax.OpAlternate
 	re = re.Simplify()
-	r.past = min(max(longest(re), windowPast), maxPast)
+	r.past = min(max(lengthOf(re), windowPast), maxPast)
 	begin, _ := heads(re)
 	starts := len(begin) > 0
 	least := 1 << 10
@@ -294,8 +294,8 @@ func spaced(re *syntax.Regexp) bool {
 	return slices.ContainsFunc(re.Sub, spaced)
 }
 
-// longest returns the greatest length of a match, or 1 << 20 where there is none, runs of characters without spaces aside.
-func longest(re *syntax.Regexp) int {
+// lengthOf returns the greatest length of a match, or 1 << 20 where there is none, runs of characters without spaces aside.
+func lengthOf(re *syntax.Regexp) int {
 	const any = 1 << 20
 	switch re.Op {
 	case syntax.OpLiteral:
@@ -311,24 +311,24 @@ func longest(re *syntax.Regexp) int {
 		}
 		return any
 	case syntax.OpCapture, syntax.OpQuest:
-		return longest(re.Sub[0])
+		return lengthOf(re.Sub[0])
 	case syntax.OpConcat:
 		n := 0
 		for _, s := range re.Sub {
-			n = min(any, n+longest(s))
+			n = min(any, n+lengthOf(s))
 		}
 		return n
 	case syntax.OpAlternate:
 		n := 0
 		for _, s := range re.Sub {
-			n = max(n, longest(s))
+			n = max(n, lengthOf(s))
 		}
 		return n
 	case syntax.OpRepeat:
 		if re.Max < 0 {
-			return longest(&syntax.Regexp{Op: syntax.OpStar, Sub: re.Sub})
+			return lengthOf(&syntax.Regexp{Op: syntax.OpStar, Sub: re.Sub})
 		}
-		return min(any, re.Max*longest(re.Sub[0]))
+		return min(any, re.Max*lengthOf(re.Sub[0]))
 	}
 	return 0
 }

@@ -3,8 +3,8 @@ package mask
 import (
 	"bytes"
 	"encoding/binary"
+	"math/bits"
 	"net/netip"
-	"slices"
 )
 
 // A span is what was found in a text, or in a layer of it.
@@ -30,7 +30,8 @@ type view struct {
 	opaque   int  // up to here secrets were looked for
 	decoded  int  // up to here what was encoded was looked into
 
-	near progress // words of context
+	near hearing  // words of context
+	code hearing  // those of security codes and personal numbers
 	keys progress // words of secrets
 }
 
@@ -123,10 +124,7 @@ func next(b []byte, i int) int {
 		digits := (t + (0x80-0x30)*ones) &^ (t + (0x80-0x3b)*ones) // 0 to 9 and the colon
 		ats := ^((t ^ '@'*ones) + 0x7f*ones)
 		if m := (digits | ats) &^ x & top; m != 0 {
-			for !(is(b[i], isDigit) || b[i] == '@' || b[i] == ':') {
-				i++
-			}
-			return i
+			return i + bits.TrailingZeros64(m)/8
 		}
 		if dense := (t + (0x80-0x2b)*ones) &^ x & top; dense == top {
 			return i
@@ -172,9 +170,6 @@ func (v *view) look(i int) int {
 		}
 		return i + 1
 	case is(c, isDigit):
-		if end := v.colons(i); end > i {
-			return end
-		}
 		return v.number(i)
 	}
 	for i++; i < len(b) && is(b[i], isLetter); i++ {
@@ -346,9 +341,6 @@ func (v *view) colons(i int) int {
 		}
 		to++
 	}
-	if two == 0 {
-		return v.dashedMAC(i)
-	}
 	for to > from && (b[to-1] == '.' || b[to-1] == ':' && (to < from+2 || b[to-2] != ':')) {
 		to--
 	}
@@ -513,53 +505,6 @@ func (v *view) only(from, to int) bool {
 		if isWord(c) || c >= 0x80 {
 			return false
 		}
-	}
-	return true
-}
-
-// How far before and after a value the words of its context are looked for, in bytes.
-const (
-	before = 80
-	after  = 24
-	far    = 1 << 20
-)
-
-// distance returns how many bytes are between [from, to) and the nearest word of a kind's context, or far.
-func (v *view) distance(kind Kind, from, to, most int) int {
-	v.near.upTo(v.b, from-before-64, to+after+32)
-	best := far
-	for _, h := range v.near.since(from - most) {
-		size := int(v.near.w.size[h.word])
-		start, end := int(h.end)-size, int(h.end)
-		d := from - end
-		if start >= to {
-			d = 2*(start-to) + 1 // what comes after says less
-			if start-to > after {
-				break
-			}
-		} else if d < 0 {
-			continue
-		}
-		if d < best && d <= most && slices.Contains(v.m.contextOf[h.word], kind) && v.whole(start, end) {
-			best = d
-		}
-	}
-	return best
-}
-
-func (v *view) told(kind Kind, from, to, most int) bool {
-	return v.distance(kind, from, to, most) < far
-}
-
-// whole reports whether a word stands by itself: no letter or digit goes on where it begins and ends, unless the case
-// changes as in cardNumber.
-func (v *view) whole(start, end int) bool {
-	b := v.b
-	if start > 0 && isWord(b[start]) && isWord(b[start-1]) && !(isUpper(b[start]) && !isUpper(b[start-1])) {
-		return false
-	}
-	if end < len(b) && isWord(b[end]) && isWord(b[end-1]) && !is(b[end], isDigit) && !(isUpper(b[end]) && !isUpper(b[end-1])) {
-		return false
 	}
 	return true
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -98,5 +99,30 @@ func TestIdentityRefuses(t *testing.T) {
 	}
 	if _, err := Parse([]byte(strings.Replace(good, "  callers:\n    - {name: alice, sha256: \"00\"}\n", "", 1)), "."); err == nil || !strings.Contains(err.Error(), "gateway.identity") {
 		t.Errorf("nobody may call: %v", err)
+	}
+}
+
+// The README's way to say who callers are is one that is read.
+func TestREADME(t *testing.T) {
+	b, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(b), "\n## Who they are\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	_, block, ok := strings.Cut(section, "\n    gateway:\n")
+	if block, _, ok = strings.Cut(block, "\n\n"); !ok {
+		t.Fatal("the README does not say any more who callers are")
+	}
+	var lines []string
+	for line := range strings.SplitSeq(block, "\n") {
+		lines = append(lines, strings.TrimPrefix(line, "    "))
+	}
+	c, err := Parse([]byte(strings.Replace(good, "  journal:", strings.Join(lines, "\n")+"\n  journal:", 1)), "/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id := c.Gateway.Identity; len(id.Issuers) != 1 || len(id.SAML) != 1 || id.Issuers[0].Client.Secret.File != "/x/keys/okta.secret" || id.Certificates.Callers[0].Name != "batch" {
+		t.Errorf("%+v", id)
 	}
 }

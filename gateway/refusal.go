@@ -73,6 +73,9 @@ func (g *Gateway) answer(ctx *fasthttp.RequestCtx, session record.ID, no *refusa
 		h.Set("X-Request-Id", id)
 		h.Set("Request-Id", id)
 	}
+	if no.status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", "Bearer") // RFC 9110 §15.5.2
+	}
 	switch {
 	case no.code == pendingCode, no.code == usedCode:
 		after := time.Second

@@ -51,6 +51,9 @@ func wantRefusal(t *testing.T, resp *http.Response, status int, code string, ses
 	if resp.StatusCode != status || r.Error.Code != code || r.Type != "error" || r.Error.Message == "" || string(r.Error.Param) != "null" || r.Error.Type != errorType(status) {
 		t.Errorf("status %d %s, want %d %s", resp.StatusCode, b, status, code)
 	}
+	if got := resp.Header.Get("WWW-Authenticate"); (got == "Bearer") != (status == 401) {
+		t.Errorf("%d says www-authenticate %q", status, got)
+	}
 	if ct := resp.Header.Get("Content-Type"); ct != "application/json" {
 		t.Errorf("the type is %q", ct)
 	}

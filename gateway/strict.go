@@ -625,6 +625,9 @@ func (c *strictConn) refuse(bad *refusal) error {
 	if bad.status == http.StatusMethodNotAllowed || bad.status == http.StatusNotImplemented {
 		b = append(b, "\r\nAllow: "+headMethods...)
 	}
+	if bad.status == http.StatusUnauthorized {
+		b = append(b, "\r\nWWW-Authenticate: Bearer"...)
+	}
 	b = append(b, "\r\nDate: "...)
 	b = time.Now().UTC().AppendFormat(b, http.TimeFormat)
 	b = append(b, "\r\nContent-Type: application/json\r\nContent-Length: "...)

@@ -11,11 +11,14 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	samlxml "github.com/crewjam/saml"
 
 	"github.com/tallystick/tallystick/gateway"
 	"github.com/tallystick/tallystick/gateway/saml"
@@ -246,6 +249,9 @@ func TestDevice(t *testing.T) {
 	}
 	if _, no := w.poll(b.Device); no != "expired_token" {
 		t.Errorf("it is given twice: %s", no)
+	}
+	if _, ok := w.pages.byCode.get(normal(b.Code)); ok {
+		t.Error("its code is kept")
 	}
 	who, err := w.store.Identify(t.Context(), gateway.Shown{Bearer: []byte(given.Token)})
 	if err != nil || who.Name != "door:alice" || who.How != gateway.ByToken || who.Key != given.ID || who.Email != "alice@example.com" || who.Subject != "alice" || len(who.Groups) != 1 {
@@ -480,6 +486,16 @@ func TestSAML(t *testing.T) {
 	if resp, _ := w.post(c, SAMLPath, again); resp.StatusCode != 400 {
 		t.Errorf("it is taken twice: %s", resp.Status)
 	}
+	// The session ends when that at the provider does.
+	end := time.Now().Add(30 * time.Minute)
+	w.idp.Change(func(a *samlxml.Assertion) { a.AuthnStatements[0].SessionNotOnOrAfter = &end })
+	c = w.browser()
+	resp, _ = w.get(c, Path+"/start?provider=idp")
+	_, form = w.idp.LogIn(w.idp.Browser, resp.Header.Get("Location"))
+	w.post(c, SAMLPath, form)
+	if list := w.store.List(); len(list) != 2 || !slices.ContainsFunc(list, func(o token.Token) bool { return !o.Expires.After(end) }) {
+		t.Errorf("that at the provider ends at %v, and the sessions here are %+v", end, list)
+	}
 	// What is sent to the page comes back as text.
 	_, page = w.post(http.DefaultClient, SAMLPath, url.Values{"SAMLResponse": {`"><script>alert(1)</script>`}, "RelayState": {`'"><img src=x onerror=alert(1)>`}})
 	if strings.Count(page, "<script>") != 1 || strings.Contains(page, "<img") {
@@ -546,6 +562,18 @@ func TestBounds(t *testing.T) {
 	for _, name := range []string{strings.Repeat("x", 101), "a\nb", "\xff"} {
 		if resp, _ := w.post(http.DefaultClient, DevicePath, url.Values{"name": {name}}); resp.StatusCode != 400 {
 			t.Errorf("%q: %s", name, resp.Status)
+		}
+	}
+	for key := range w.pages.devices.rows {
+		w.pages.devices.takeIf(key, nil)
+	}
+	for code := range w.pages.byCode.rows {
+		w.pages.byCode.takeIf(code, nil)
+	}
+	b := w.begin("hasty")
+	for _, want := range []string{"authorization_pending", "slow_down"} {
+		if _, body := w.post(http.DefaultClient, TokenPath, url.Values{"device_code": {b.Device}}); !strings.Contains(body, want) {
+			t.Errorf("%s, want %s", body, want)
 		}
 	}
 	if _, no := w.poll("nobody's"); no != "expired_token" {

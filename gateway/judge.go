@@ -30,6 +30,11 @@ var errNoPolicy = errors.New("the policy is not on record yet")
 func (g *Gateway) SetPolicy(ctx context.Context, p Policy) error {
 	g.policing.Lock()
 	defer g.policing.Unlock()
+	return g.setPolicy(ctx, p)
+}
+
+// setPolicy is SetPolicy for who holds g.policing.
+func (g *Gateway) setPolicy(ctx context.Context, p Policy) error {
 	version := p.Version()
 	var r record.Record
 	r.Add(record.FieldPolicy, []byte(hex.EncodeToString(version[:])))
@@ -69,10 +74,18 @@ func (g *Gateway) announce(ctx context.Context, r record.Record) (uint64, error)
 	return written.Seq, err
 }
 
-// enforce puts the first policy in force, trying again while the log takes nothing.
+// enforce puts the first policy in force, trying again while the log takes nothing. One that is set meanwhile is not undone.
 func (g *Gateway) enforce(ctx context.Context) {
-	for g.cfg.Policy != nil && ctx.Err() == nil && g.law.Load() == nil {
-		err := g.SetPolicy(ctx, g.cfg.Policy)
+	first := func() error {
+		g.policing.Lock()
+		defer g.policing.Unlock()
+		if g.law.Load() != nil {
+			return nil
+		}
+		return g.setPolicy(ctx, g.cfg.Policy)
+	}
+	for g.cfg.Policy != nil {
+		err := first()
 		if err == nil || ctx.Err() != nil {
 			return
 		}

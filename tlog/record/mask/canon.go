@@ -79,8 +79,8 @@ func newFolding() *folding {
 	}
 	for r := rune(0x80); r < 0x20000; r++ {
 		switch {
-		case 0x3400 <= r && r < 0xa000, 0xac00 <= r && r < 0xd800, 0x12000 <= r && r < 0x1b000:
-			continue // ideographs and hangul: themselves
+		case 0x3400 <= r && r < 0xa000, 0xac00 <= r && r < 0xd800, 0x12000 <= r && r < 0x16a00, 0x17000 <= r && r < 0x1b000:
+			continue // ideographs, hangul, cuneiform and the like: themselves
 		case unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf, unicode.Cc, unicode.Variation_Selector), r == 0x115f, r == 0x1160, r == 0x3164, r == 0xffa0:
 			if r != 0x85 {
 				set(r, dropped)
@@ -175,11 +175,7 @@ func plain(b []byte) int {
 	for i+8 <= len(b) {
 		for ; i+32 <= len(b); i += 32 { // four at a time: most of a text is plain
 			w, x, y, z := binary.LittleEndian.Uint64(b[i:]), binary.LittleEndian.Uint64(b[i+8:]), binary.LittleEndian.Uint64(b[i+16:]), binary.LittleEndian.Uint64(b[i+24:])
-			m := w | (w-0x20*ones)&^w | (w ^ 0x7f*ones) - ones
-			m |= x | (x-0x20*ones)&^x | (x ^ 0x7f*ones) - ones
-			m |= y | (y-0x20*ones)&^y | (y ^ 0x7f*ones) - ones
-			m |= z | (z-0x20*ones)&^z | (z ^ 0x7f*ones) - ones
-			if m&highs != 0 {
+			if (unplain(w)|unplain(x)|unplain(y)|unplain(z))&highs != 0 {
 				break
 			}
 		}
@@ -198,6 +194,14 @@ func plain(b []byte) int {
 		}
 	}
 	return i
+}
+
+// unplain has the high bit set of each byte that is not ASCII, a control but for the line feed, or DEL; and perhaps of others, then.
+func unplain(x uint64) uint64 {
+	feed := x ^ '\n'*ones
+	feed = (feed&^highs + 0x7f*ones) | feed // its high bits: what is no line feed
+	del := x ^ 0x7f*ones
+	return (x-0x20*ones)&^x&feed | x | (del-ones)&^del
 }
 
 func odd(c byte) bool {

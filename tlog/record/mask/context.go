@@ -157,7 +157,7 @@ func (v *view) told(kind Kind, from, to, most int) bool {
 
 // distance is the same for a few short words that are asked for often: it searches no more than it must.
 func (h *hearing) distance(b []byte, kind Kind, from, to, most int) int {
-	h.upTo(b, from-before/2, to+after)
+	h.upTo(b, from-before/2, to+after/2)
 	return h.nearest(kind, from, to, most)
 }
 

@@ -216,7 +216,7 @@ func separator(b []byte) (sep uint16, n int) {
 	return sep, n
 }
 
-// lead returns where a word of one to three capitals begins that stands before a number, and what is between.
+// lead returns where a word of one to three letters begins that stands before a number, and what is between.
 func (v *view) lead(ws int) (from int, sep uint16) {
 	b := v.b
 	i := ws - 1
@@ -233,7 +233,9 @@ func (v *view) lead(ws int) (from int, sep uint16) {
 	if n := to - i - 1; n < 1 || n > 3 || i >= 0 && isWord(b[i]) {
 		return 0, 0
 	}
-	sep, _ = separator(b[to:])
+	if sep, _ = separator(b[to:]); sep == space && !isUpper(b[i+1]) {
+		return 0, 0 // a word
+	}
 	return i + 1, sep
 }
 
@@ -578,8 +580,23 @@ var months = [...]string{"january", "february", "march", "april", "may", "june",
 	"septembre", "octobre", "novembre", "decembre", "enero", "febrero", "marzo", "abril", "mayo", "junio", "julio", "agosto", "septiembre",
 	"octubre", "noviembre", "diciembre"}
 
+// monthKeys tells by three letters what may be a month.
+var monthKeys = func() (t [1 << 15 / 32]uint32) {
+	for _, m := range months {
+		k := contextKey([]byte(m), 0)
+		t[k/32] |= 1 << (k % 32)
+	}
+	return t
+}()
+
 // month returns the length of the name of a month, or of its first three letters, that b begins with.
 func month(b []byte) int {
+	if len(b) < 3 {
+		return 0
+	}
+	if k := contextKey(b, 0); monthKeys[k/32]&(1<<(k%32)) == 0 {
+		return 0
+	}
 	n := 0
 	for n < len(b) && is(b[n], isLetter) {
 		n++
@@ -588,7 +605,7 @@ func month(b []byte) int {
 		return 0
 	}
 	for _, m := range months {
-		if m[0] == lower(b[0]) && (n == 3 || n == len(m)) && n <= len(m) && bytes.EqualFold(b[:n], []byte(m[:n])) {
+		if (n == 3 || n == len(m)) && n <= len(m) && bytes.EqualFold(b[:n], []byte(m[:n])) {
 			return n
 		}
 	}

@@ -57,6 +57,8 @@ var homes = map[string][]string{
 	"github.com/go-jose/go-jose":      {"gateway/oidc"}, // what go-oidc reads keys with
 	"golang.org/x/oauth2":             {"gateway/oidc"},
 	"github.com/crewjam/saml":         {"gateway/saml"},
+	"github.com/beevik/etree":         {"gateway/saml"}, // what it reads XML with; in its kit for tests
+	"github.com/russellhaering":       {"gateway/saml"},
 	"github.com/rogpeppe/go-internal": {}, // testscript: tests only
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/beevik/etree"
 	"github.com/crewjam/saml"
+	"github.com/crewjam/saml/xmlenc"
 	dsig "github.com/russellhaering/goxmldsig"
 
 	"github.com/tallystick/tallystick/gateway"
@@ -196,6 +197,17 @@ func TestEncrypted(t *testing.T) {
 	if who, err := finish(l, form, memory); err != nil || who.Email != samltest.Email {
 		t.Fatal(who, err)
 	}
+	// Encrypted without integrity, it is opened only if the response around it is signed.
+	cbc := xmlenc.OAEP()
+	cbc.BlockCipher, cbc.DigestMethod = xmlenc.AES128CBC, &xmlenc.SHA1
+	p.EncryptBy(cbc)
+	form, memory = answer(t, l, p)
+	if who, err := finish(l, tree(t, form, func(r, _ *etree.Element) { unsign(r) }), memory); whyOf(err) != "signature" {
+		t.Errorf("%v %v", who, err)
+	}
+	if who, err := finish(l, form, memory); err != nil || who.Email != samltest.Email {
+		t.Error(who, err)
+	}
 	form, memory = answer(t, l, p)
 	other, err := New(Config{Name: "idp", Metadata: p.Metadata(), Entity: "https://gateway.example/saml", Back: back})
 	if err != nil {
@@ -369,6 +381,18 @@ func TestAttacks(t *testing.T) {
 			unsign(r)
 			r.FindElement("./Status/StatusCode").CreateAttr("Value", "urn:oasis:names:tc:SAML:2.0:status:Responder")
 		}), nil, "declined"},
+
+		{"under a condition that nobody knows", nil, elements(func(r, a *etree.Element) {
+			unsign(r)
+			unsign(a)
+			c := a.SelectElement("Conditions").CreateElement("saml:Condition")
+			c.CreateAttr("xmlns:xsi", "http://www.w3.org/2001/XMLSchema-instance")
+			c.CreateAttr("xsi:type", "x:OnlyOnSundays")
+			c.CreateAttr("xmlns:x", "urn:x")
+			i := a.Index()
+			r.RemoveChild(a)
+			r.InsertChildAt(i, p.Sign(a))
+		}), nil, "unsupported"},
 
 		// When.
 		{"expired", func(a *saml.Assertion) { a.Conditions.NotOnOrAfter = time.Now().Add(-day) }, nil, nil, "expired"},

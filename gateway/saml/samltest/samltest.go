@@ -22,8 +22,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/beevik/etree"
 	"github.com/crewjam/saml"
 	"github.com/crewjam/saml/samlidp"
+	"github.com/crewjam/saml/xmlenc"
+	dsig "github.com/russellhaering/goxmldsig"
 )
 
 // User and Password are those of the one person that the provider knows; Email and Groups are what it says of her.
@@ -129,6 +132,24 @@ func (p *Provider) Change(f func(*saml.Assertion)) {
 
 // SignBy has the provider sign by another method than RSA with SHA-256.
 func (p *Provider) SignBy(method string) { p.idp.IDP.SignatureMethod = method }
+
+// EncryptBy has the provider encrypt assertions in another way.
+func (p *Provider) EncryptBy(e xmlenc.Encrypter) { p.idp.IDP.AssertionEncrypter = e }
+
+// Sign signs an element that has no signature, by the provider's key.
+func (p *Provider) Sign(e *etree.Element) *etree.Element {
+	p.t.Helper()
+	ctx, err := dsig.NewSigningContext(p.idp.IDP.Signer, [][]byte{p.idp.IDP.Certificate.Raw})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	ctx.Canonicalizer = dsig.MakeC14N10ExclusiveCanonicalizerWithPrefixList("")
+	signed, err := ctx.SignEnveloped(e)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return signed
+}
 
 // Metadata is the provider's.
 func (p *Provider) Metadata() []byte {

@@ -23,7 +23,7 @@ const maxUnanchored = 60
 func TestHouseOutage(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "engines")
-	s := startTransit(t, "-dir", dir)
+	s := startTransit(t, "-dir", dir, "-listen", freePort(t))
 	h := newHouse(t, s, vault.Ed25519, nil)
 	address := strings.TrimPrefix(s.url, "http://")
 	outageStory(h, []outage{
@@ -38,7 +38,7 @@ func TestHouseOutage(t *testing.T) {
 func TestHouseStartsInOutage(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "engines")
-	s := startTransit(t, "-dir", dir)
+	s := startTransit(t, "-dir", dir, "-listen", freePort(t))
 	h := newHouse(t, s, vault.Ed25519, nil)
 	h.tally("keys", "new-kek", "kek.key")
 	h.write("model.key", "sk-model\n")

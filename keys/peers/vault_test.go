@@ -19,7 +19,6 @@ import (
 	"io"
 	"log/slog"
 	"math/big"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -46,12 +45,7 @@ func startVault(t *testing.T, args ...string) (s *server, unseal string) {
 	if bin == "" {
 		t.Fatal("the variable VAULT names no binary; make vault sets it")
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := free.Addr().String()
-	free.Close()
+	addr := freePort(t)
 	cmd := exec.Command(bin, append([]string{"server", "-dev", "-dev-root-token-id=" + rootToken, "-dev-listen-address=" + addr, "-dev-no-store-token"}, args...)...)
 	cmd.Env = append(os.Environ(), "VAULT_ADDR=", "VAULT_TOKEN=", "HOME="+t.TempDir())
 	scheme := "http://"

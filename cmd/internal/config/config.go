@@ -497,22 +497,23 @@ func (c *Config) resolve(dir string) {
 		if strings.HasPrefix(c.Anchor, "dir:") {
 			at(&anchor)
 			c.Anchor = "dir:" + anchor
-			if c.Head == "" {
-				c.Head = filepath.Join(anchor, "HEAD")
-			}
 		}
 	}
 	c.dir = dir
 	at(&c.DataKeys.Dir)
-	if c.Operators == "" {
-		c.Operators = filepath.Join(c.Dir(), "operator.token")
-	}
 	for _, p := range []*string{
 		&c.Head, &c.Policy, &c.Operators, &c.KeyPassword.File, &c.Gateway.Journal, &c.Gateway.Roots, &c.Gateway.TLS.Cert, &c.Gateway.TLS.Key,
 		&c.Witnesses.Roots, &c.ServeLog.TLS.Cert, &c.ServeLog.TLS.Key, &c.ServeLog.Roots,
 		&c.LogAccess.TLS.Cert, &c.LogAccess.TLS.Key, &c.LogAccess.Roots, &c.LogAccess.Token.File,
 	} {
 		at(p)
+	}
+	// These are where others are, which have been resolved.
+	if c.Head == "" && c.AnchorDir() != "" && c.HasLog() {
+		c.Head = filepath.Join(c.AnchorDir(), "HEAD")
+	}
+	if c.Operators == "" {
+		c.Operators = filepath.Join(c.Dir(), "operator.token")
 	}
 	for _, v := range []*Vault{c.Vault, c.VaultAnchor, c.VaultKeys} {
 		if v == nil {

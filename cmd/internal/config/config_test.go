@@ -47,6 +47,23 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// A file that is named by a relative path is no other one.
+func TestRelative(t *testing.T) {
+	text := strings.Replace(good, "dir:/elsewhere/anchor", "dir:anchor", 1)
+	c, err := Parse([]byte(text), "conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []struct{ got, want string }{
+		{c.LogDir(), "conf/data/log"}, {c.AnchorDir(), "conf/anchor"}, {c.Head, "conf/anchor/HEAD"}, {c.Operators, "conf/data/operator.token"},
+		{c.DataKeys.Dir, "conf/data/ring"}, {c.Gateway.Journal, "conf/data/journal"}, {c.ApprovalsKey(), "conf/data/approvals.key"},
+	} {
+		if p.got != p.want {
+			t.Errorf("%q, want %q", p.got, p.want)
+		}
+	}
+}
+
 func must(t *testing.T, c *Config, key string) string {
 	t.Helper()
 	ref, err := c.Reference(key)

@@ -232,6 +232,7 @@ func (c *checker) expr(e ast.Expr, there facts) {
 	case ast.SelectKind:
 		s := e.AsSelect()
 		c.expr(s.Operand(), there)
+		c.flat(e, s.Operand())
 		if s.IsTestOnly() {
 			if f := c.field(s.Operand(), s.FieldName()); f != nil && !f.optional {
 				c.slip(e, "%s is always there; leave out has()", c.named(s.Operand(), s.FieldName()))
@@ -251,11 +252,19 @@ func (c *checker) expr(e ast.Expr, there facts) {
 		if _, taken := variables()[loop.IterVar()]; taken {
 			c.slip(e, "%s is already the name of something; give each element another name, such as x", loop.IterVar())
 		}
+		c.flat(loop.IterRange(), loop.IterRange())
 		for _, part := range []ast.Expr{loop.IterRange(), loop.AccuInit(), loop.LoopCondition(), loop.LoopStep(), loop.Result()} {
 			c.expr(part, there)
 		}
 	case ast.CallKind:
 		c.call(e, there)
+	}
+}
+
+// flat checks that nothing is looked for in a member of the body: what has something in it is null here.
+func (c *checker) flat(e, of ast.Expr) {
+	if t := c.ast.GetType(of.ID()); t != nil && t.Kind() == types.DynKind {
+		c.slip(e, "lists and objects in a body are not looked into; compare a member that is a number, a text or a truth")
 	}
 }
 
@@ -312,6 +321,7 @@ func (c *checker) call(e ast.Expr, there facts) {
 	}
 	switch function {
 	case operators.Index:
+		c.flat(args[0], args[0])
 		switch t := c.ast.GetType(args[0].ID()); {
 		case t != nil && t.Kind() == types.ListKind:
 			c.slip(args[0], "an element can be absent; write .exists(x, …) or .all(x, …)")
@@ -331,6 +341,7 @@ func (c *checker) call(e ast.Expr, there facts) {
 				c.word(args[0], element)
 			}
 		} else {
+			c.flat(args[1], args[1])
 			c.loops = true
 		}
 	case overloads.StartsWith:

@@ -59,15 +59,24 @@ func NewDesk(log Log, keys Keys, pen *record.Writer) (*Desk, error) {
 	return &Desk{log: log, keys: keys, pen: pen, coder: coder}, nil
 }
 
-// admit writes the access entry. Nothing is shown before it is durable.
-func (d *Desk) admit(ctx context.Context, who Asker, session record.ID, what string) error {
-	if strings.TrimSpace(who.Name) == "" || strings.TrimSpace(who.Reason) == "" {
+// nobody says whether nobody asks, or for no reason.
+func (a Asker) nobody() bool {
+	return strings.TrimSpace(a.Name) == "" || strings.TrimSpace(a.Reason) == ""
+}
+
+// admit writes the access entry: who, why, what is done, and with which fields, where it is not with all. Nothing is shown before
+// it is durable.
+func (d *Desk) admit(ctx context.Context, who Asker, session record.ID, what string, fields ...string) error {
+	if who.nobody() {
 		return ErrNobody
 	}
 	var r record.Record
 	r.Add(record.FieldActor, []byte(who.Name))
 	r.Add(record.FieldReason, []byte(who.Reason))
-	r.Add("what", []byte(what))
+	r.Add(record.FieldWhat, []byte(what))
+	if len(fields) > 0 {
+		r.Add(record.FieldFields, []byte(strings.Join(fields, "\n")))
+	}
 	if err := d.write(ctx, record.Access, session, r); err != nil {
 		return fmt.Errorf("the reading could not be recorded, so nothing is shown: %w", err)
 	}
@@ -82,7 +91,7 @@ func (d *Desk) Announce(ctx context.Context, who Asker, keys string) error {
 // Rewrap has the data keys sealed anew, which takes its time and hinders nobody, and returns what [Keys] said of it. That it
 // was begun, by whom and why, goes on record first, as a policy entry.
 func (d *Desk) Rewrap(ctx context.Context, who Asker) (said string, err error) {
-	if err := d.change(ctx, who, "what", "the data keys are sealed anew"); err != nil {
+	if err := d.change(ctx, who, record.FieldWhat, "the data keys are sealed anew"); err != nil {
 		return "", err
 	}
 	return d.keys.Rewrap(ctx)
@@ -90,7 +99,7 @@ func (d *Desk) Rewrap(ctx context.Context, who Asker) (said string, err error) {
 
 // change writes a policy entry.
 func (d *Desk) change(ctx context.Context, who Asker, field, value string) error {
-	if strings.TrimSpace(who.Name) == "" || strings.TrimSpace(who.Reason) == "" {
+	if who.nobody() {
 		return ErrNobody
 	}
 	var r record.Record
@@ -128,15 +137,21 @@ func (d *Desk) Export(ctx context.Context, who Asker, sessions ...record.ID) ([]
 	if len(sessions) == 0 {
 		return nil, errors.New("audit: no session is named")
 	}
-	b := &verify.Bundle{}
-	var found [][]record.Found
-	last := uint64(0)
-	sessions = slices.Clone(sessions)
 	for _, id := range sessions {
 		if err := d.admit(ctx, who, id, "export"); err != nil {
 			return nil, err
 		}
 	}
+	return d.bundle(ctx, who, "export", sessions, func(uint64, string) bool { return true })
+}
+
+// bundle makes a bundle of sessions whose reading is on record, and shows of each entry, by its index, the fields that show
+// names. what says what is done, for the record of reading sessions whose yes was used.
+func (d *Desk) bundle(ctx context.Context, who Asker, what string, sessions []record.ID, show func(index uint64, name string) bool) ([]byte, error) {
+	b := &verify.Bundle{}
+	var found [][]record.Found
+	last := uint64(0)
+	sessions = slices.Clone(sessions)
 	for i := 0; i < len(sessions); i++ { // they become more
 		id := sessions[i]
 		at, err := d.find(ctx, id)
@@ -152,7 +167,7 @@ func (d *Desk) Export(ctx context.Context, who Asker, sessions ...record.ID) ([]
 		if asked.IsZero() || slices.Contains(sessions, asked) {
 			continue
 		}
-		if err := d.admit(ctx, who, asked, "export, for the approval that "+id.String()+" used"); err != nil {
+		if err := d.admit(ctx, who, asked, what+", for the approval that "+id.String()+" used"); err != nil {
 			return nil, err
 		}
 		sessions = append(sessions, asked)
@@ -185,7 +200,7 @@ func (d *Desk) Export(ctx context.Context, who Asker, sessions ...record.ID) ([]
 				return nil, fmt.Errorf("entry %d: %w", l.Index, err)
 			}
 			s.Entries = append(s.Entries, verify.Entry{
-				Index: l.Index, Bytes: l.Bytes, Proof: proof, Fields: verify.Fields(r, func(string) bool { return true }),
+				Index: l.Index, Bytes: l.Bytes, Proof: proof, Fields: verify.Fields(r, func(name string) bool { return show(l.Index, name) }),
 			})
 		}
 		b.Sessions = append(b.Sessions, s)

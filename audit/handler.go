@@ -24,6 +24,8 @@ const maxBody = 64 << 10
 // Handler serves a desk to operators who show the token whose SHA-256 is given:
 //
 //	GET  /.tallystick/export/SESSION    a bundle
+//	GET  /.tallystick/fields/SESSION    the names of its fields, one a line
+//	GET  /.tallystick/disclose/SESSION?fields=F,F    a bundle in which those are shown and the others withheld; see [Desk.Disclose]
 //	POST /.tallystick/keys              puts on record which keys sign for the log; the body says so
 //	POST /.tallystick/rewrap            has the data keys sealed anew, and answers when that is done
 //
@@ -45,7 +47,7 @@ func Handler(d *Desk, token [sha256.Size]byte, log *slog.Logger) http.Handler {
 			case err == nil:
 			case errors.Is(err, tlog.ErrNotFound):
 				http.Error(w, err.Error(), http.StatusNotFound)
-			case errors.Is(err, ErrNobody), errors.Is(err, errRequest):
+			case errors.Is(err, ErrNobody), errors.Is(err, ErrNoField), errors.Is(err, errRequest):
 				http.Error(w, err.Error(), http.StatusBadRequest)
 			case errors.Is(err, ErrOpen):
 				w.Header().Set("Retry-After", "1")
@@ -65,12 +67,29 @@ func Handler(d *Desk, token [sha256.Size]byte, log *slog.Logger) http.Handler {
 		if err != nil {
 			return err
 		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Content-Length", strconv.Itoa(len(bundle)))
-		w.Header().Set("Cache-Control", "no-store")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		w.Write(bundle)
-		return nil
+		return answer(w, "application/json", bundle)
+	})
+	handle("GET "+Prefix+"fields/{session}", func(w http.ResponseWriter, req *http.Request, who Asker) error {
+		id, err := record.ParseID(req.PathValue("session"))
+		if err != nil {
+			return fmt.Errorf("%w: %w", errRequest, err)
+		}
+		names, err := d.Fields(req.Context(), who, id)
+		if err != nil {
+			return err
+		}
+		return answer(w, "text/plain; charset=utf-8", []byte(strings.Join(names, "\n")+"\n"))
+	})
+	handle("GET "+Prefix+"disclose/{session}", func(w http.ResponseWriter, req *http.Request, who Asker) error {
+		id, err := record.ParseID(req.PathValue("session"))
+		if err != nil {
+			return fmt.Errorf("%w: %w", errRequest, err)
+		}
+		bundle, err := d.Disclose(req.Context(), who, id, strings.Split(req.URL.Query().Get("fields"), ",")...)
+		if err != nil {
+			return err
+		}
+		return answer(w, "application/json", bundle)
 	})
 	handle("POST "+Prefix+"keys", func(w http.ResponseWriter, req *http.Request, who Asker) error {
 		b, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
@@ -93,6 +112,16 @@ func Handler(d *Desk, token [sha256.Size]byte, log *slog.Logger) http.Handler {
 		return nil
 	})
 	return mux
+}
+
+// answer sends content, which nobody on the way is to keep.
+func answer(w http.ResponseWriter, kind string, b []byte) error {
+	w.Header().Set("Content-Type", kind)
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Write(b)
+	return nil
 }
 
 var errRequest = errors.New("audit: the request cannot be read")

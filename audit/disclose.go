@@ -1,0 +1,169 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/tallystick/tallystick/tlog/record"
+)
+
+// ErrNoField says that a session has no such field, or more than one that could be meant: ask for the names that it has.
+var ErrNoField = errors.New("audit: a field cannot be told")
+
+// maxPatterns is how many fields can be named at once: each record has at most record.MaxFields.
+const maxPatterns = 1024
+
+// A place is one entry of a session with the names of its record's fields. As fields are addressed, it is called by its kind,
+// and approvals, of which there can be several, approval-1, approval-2 and so on.
+type place struct {
+	index uint64
+	name  string
+	names []string
+}
+
+// places names the entries of a session; names gives those of their records' fields.
+func places(session []record.Found, names func(record.Found) ([]string, error)) ([]place, error) {
+	all := make([]place, 0, len(session))
+	approvals := 0
+	for _, f := range session {
+		p := place{index: f.Index, name: string(f.Entry.Kind)}
+		if f.Entry.Kind == record.Approval {
+			approvals++
+			p.name += "-" + strconv.Itoa(approvals)
+		}
+		var err error
+		if p.names, err = names(f); err != nil {
+			return nil, fmt.Errorf("entry %d: %w", f.Index, err)
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+// A pick is one field of a session: by the index of its entry, and its name.
+type pick struct {
+	index uint64
+	name  string
+}
+
+// choose returns the fields of a session that patterns name, and their full names in the order of the log, each once. A pattern is
+//
+//	request.NAME, response.NAME, refused.NAME, approval-2.NAME     that field of that entry
+//	approval.NAME                                                  that field of whichever approval has it, if only one has
+//	request.*, request.caller.*, approval.*                        all fields there whose names begin so; at least one
+//	NAME                                                           that field of whichever entry has it, if only one has
+func choose(session []place, patterns []string) (picked map[pick]bool, full []string, err error) {
+	if len(patterns) == 0 || len(patterns) > maxPatterns {
+		return nil, nil, fmt.Errorf("%w: name 1 to %d", ErrNoField, maxPatterns)
+	}
+	picked = make(map[pick]bool)
+	for _, pattern := range patterns {
+		at, name, wild := within(session, pattern)
+		var found []string
+		for _, p := range at {
+			for _, n := range p.names {
+				if n == name || wild && strings.HasPrefix(n, name) {
+					found = append(found, p.name+"."+n)
+					picked[pick{p.index, n}] = true
+				}
+			}
+		}
+		switch {
+		case len(found) == 0:
+			return nil, nil, fmt.Errorf("%w: the session has no %.80q", ErrNoField, pattern)
+		case len(found) > 1 && !wild:
+			return nil, nil, fmt.Errorf("%w: %q can be %s", ErrNoField, pattern, strings.Join(found, " or "))
+		}
+	}
+	for _, p := range session {
+		for _, n := range p.names {
+			if picked[pick{p.index, n}] {
+				full = append(full, p.name+"."+n)
+			}
+		}
+	}
+	return picked, full, nil
+}
+
+// within returns the entries that a pattern is about, and the name in it, or the beginning of names.
+func within(session []place, pattern string) (at []place, name string, wild bool) {
+	first, rest, dotted := strings.Cut(pattern, ".")
+	for _, p := range session {
+		if kind, _, _ := strings.Cut(p.name, "-"); dotted && (p.name == first || kind == first) {
+			at = append(at, p)
+		}
+	}
+	if len(at) == 0 {
+		return session, pattern, false // a short name has no star, so with one it is none
+	}
+	if name, wild = strings.CutSuffix(rest, "*"); wild && name != "" && !strings.HasSuffix(name, ".") {
+		return at, rest, false
+	}
+	return at, name, wild
+}
+
+// look finds the places of a session, which has ended.
+func (d *Desk) look(ctx context.Context, id record.ID) ([]place, error) {
+	session, err := d.find(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("session %s: %w", id, err)
+	}
+	return places(session, func(f record.Found) ([]string, error) {
+		r, err := d.record(ctx, f.Entry)
+		if err != nil {
+			return nil, err
+		}
+		names := make([]string, len(r))
+		for i := range r {
+			names[i] = r[i].Name
+		}
+		return names, nil
+	})
+}
+
+// Fields returns the full names of all fields that a session's records have, as Disclose takes them. Names are content too: that
+// they were read is on record first.
+func (d *Desk) Fields(ctx context.Context, who Asker, id record.ID) ([]string, error) {
+	if err := d.admit(ctx, who, id, "the names of all fields"); err != nil {
+		return nil, err
+	}
+	session, err := d.look(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, p := range session {
+		for _, n := range p.names {
+			all = append(all, p.name+"."+n)
+		}
+	}
+	return all, nil
+}
+
+// Disclose returns a bundle of a session in which those fields are shown and all others withheld. Which fields they are, by their
+// full names, is on record before it is handed out, or else what was asked for in vain. Of a session that used the yes which another one
+// got, that one is in the bundle too, and nothing of it is shown.
+func (d *Desk) Disclose(ctx context.Context, who Asker, id record.ID, fields ...string) ([]byte, error) {
+	if who.nobody() {
+		return nil, ErrNobody
+	}
+	session, err := d.look(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	picked, full, err := choose(session, fields)
+	if err != nil {
+		// Whether a field is there is something as well.
+		if failed := d.admit(ctx, who, id, "disclose, in vain", fields[:min(len(fields), maxPatterns)]...); failed != nil {
+			return nil, failed
+		}
+		return nil, err
+	}
+	if err := d.admit(ctx, who, id, "disclose", full...); err != nil {
+		return nil, err
+	}
+	return d.bundle(ctx, who, "disclose", []record.ID{id}, func(index uint64, name string) bool { return picked[pick{index, name}] })
+}

@@ -3,6 +3,7 @@ package mask
 import (
 	"bytes"
 	"encoding/binary"
+	"math/bits"
 	"unicode"
 	"unicode/utf8"
 
@@ -175,7 +176,8 @@ func plain(b []byte) int {
 	for i+8 <= len(b) {
 		for ; i+32 <= len(b); i += 32 { // four at a time: most of a text is plain
 			w, x, y, z := binary.LittleEndian.Uint64(b[i:]), binary.LittleEndian.Uint64(b[i+8:]), binary.LittleEndian.Uint64(b[i+16:]), binary.LittleEndian.Uint64(b[i+24:])
-			if (unplain(w)|unplain(x)|unplain(y)|unplain(z))&highs != 0 {
+			if m := (w-0x20*ones)&^w | (x-0x20*ones)&^x | (y-0x20*ones)&^y | (z-0x20*ones)&^z | w | x | y | z |
+				^w&(w+ones) | ^x&(x+ones) | ^y&(y+ones) | ^z&(z+ones); m&highs != 0 && (unplain(w)|unplain(x)|unplain(y)|unplain(z))&highs != 0 {
 				break
 			}
 		}
@@ -196,12 +198,12 @@ func plain(b []byte) int {
 	return i
 }
 
-// unplain has the high bit set of each byte that is not ASCII, a control but for the line feed, or DEL; and perhaps of others, then.
+// unplain has the high bit set of each byte that is not ASCII, a control but for line feed and tab, or DEL; and perhaps of others, then.
 func unplain(x uint64) uint64 {
-	feed := x ^ '\n'*ones
+	feed, tab, del := x^'\n'*ones, x^'\t'*ones, x^0x7f*ones
 	feed = (feed&^highs + 0x7f*ones) | feed // its high bits: what is no line feed
-	del := x ^ 0x7f*ones
-	return (x-0x20*ones)&^x&feed | x | (del-ones)&^del
+	tab = (tab&^highs + 0x7f*ones) | tab
+	return (x-0x20*ones)&^x&feed&tab | x | (del-ones)&^del
 }
 
 func odd(c byte) bool {
@@ -273,57 +275,61 @@ func wide(b []byte) (rune, int) {
 
 // escaped reports whether there is anything in b that decode may undo.
 func escaped(b []byte) bool {
-	if bytes.IndexByte(b, '\\') >= 0 {
-		return true
+	if bytes.IndexByte(b, '\\') < 0 && bytes.IndexByte(b, '%') < 0 && bytes.IndexByte(b, '&') < 0 {
+		return false
 	}
-	for i := 0; ; i++ {
-		n := bytes.IndexByte(b[i:], '%')
-		if n < 0 {
-			break
-		}
-		if i += n; i+2 < len(b) && nibble(b[i+1]) >= 0 && nibble(b[i+2]) >= 0 {
+	var room [8]byte
+	for i := nextEscape(b, 0); i < len(b); i = nextEscape(b, i+1) {
+		if _, n := unescapeAt(room[:0], b[i:]); n > 0 {
 			return true
 		}
 	}
-	for i := 0; ; i++ {
-		n := bytes.IndexByte(b[i:], '&')
-		if n < 0 {
-			return false
-		}
-		i += n
-		if _, n := entity(b[i:]); n > 0 {
-			return true
+	return false
+}
+
+// nextEscape returns where the next byte stands that an escape may begin with.
+func nextEscape(b []byte, i int) int {
+	for ; i+8 <= len(b); i += 8 {
+		x := binary.LittleEndian.Uint64(b[i:])
+		s, p, a := x^'\\'*ones, x^'%'*ones, x^'&'*ones
+		if m := ((s-ones)&^s | (p-ones)&^p | (a-ones)&^a) & highs; m != 0 {
+			return i + bits.TrailingZeros64(m)/8
 		}
 	}
+	for i < len(b) && b[i] != '%' && b[i] != '\\' && b[i] != '&' {
+		i++
+	}
+	return i
+}
+
+// unescapeAt appends what the escape at the beginning of b stands for, and returns its length, or 0 where there is none.
+func unescapeAt(dst, b []byte) ([]byte, int) {
+	switch b[0] {
+	case '%':
+		if len(b) > 2 && nibble(b[1]) >= 0 && nibble(b[2]) >= 0 {
+			return append(dst, byte(nibble(b[1])<<4|nibble(b[2]))), 3
+		}
+	case '&':
+		if r, n := entity(b); n > 0 {
+			return utf8.AppendRune(dst, r), n
+		}
+	case '\\':
+		return unescape(dst, b)
+	}
+	return dst, 0
 }
 
 // decode appends src with one level of escapes undone: \uXXXX and the others of JSON and of programming languages, %XX of URLs,
 // and character references of HTML. The result may have to be folded again.
 func decode(dst, src []byte, us *[]unit) []byte {
 	for i := 0; i < len(src); i++ {
-		j := i
-		for j < len(src) && src[j] != '%' && src[j] != '\\' && src[j] != '&' {
-			j++
-		}
+		j := nextEscape(src, i)
 		dst = append(dst, src[i:j]...)
 		if i = j; i == len(src) {
 			break
 		}
 		at, n := len(dst), 0
-		switch src[i] {
-		case '%':
-			if i+2 < len(src) && nibble(src[i+1]) >= 0 && nibble(src[i+2]) >= 0 {
-				dst = append(dst, byte(nibble(src[i+1])<<4|nibble(src[i+2])))
-				n = 3
-			}
-		case '&':
-			var r rune
-			if r, n = entity(src[i:]); n > 0 {
-				dst = utf8.AppendRune(dst, r)
-			}
-		case '\\':
-			dst, n = unescape(dst, src[i:])
-		}
+		dst, n = unescapeAt(dst, src[i:])
 		if n == 0 {
 			dst = append(dst, src[i])
 			continue

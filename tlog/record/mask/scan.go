@@ -54,10 +54,11 @@ func (p *progress) upTo(b []byte, from, to int) {
 	to = min(to, len(b))
 	w, state := p.w, p.state
 	for p.at < to {
-		state = w.next[int(state)*w.width+int(w.class[b[p.at]])]
+		state = w.next[state+int32(w.class[b[p.at]])]
 		p.at++
-		if e := w.ends[state]; len(e) > 0 {
-			for _, word := range e {
+		if state < 0 {
+			state = ^state
+			for _, word := range w.ends[state/int32(w.width)] {
 				p.hits = append(p.hits, hit{int32(p.at), int32(word)})
 			}
 		}

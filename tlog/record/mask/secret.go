@@ -7,6 +7,7 @@ import (
 )
 
 const (
+	minWord    = 20       // bytes of a secret without digits
 	keyBefore  = 160      // bytes before a run of dense bytes in which keywords count
 	window     = 120      // bytes before a keyword that an expression is shown
 	windowPast = 48       // bytes after the run
@@ -23,14 +24,20 @@ func (v *view) dense(i int) int {
 	for from > v.opaque && from > v.done && is(b[from-1], isDense) {
 		from--
 	}
-	digits := false
-	for to < len(b) && is(b[to], isDense) {
-		digits = digits || is(b[to], isDigit)
-		to++
+	digits, hexes, word, longest := false, true, 0, 0
+	for ; to < len(b) && is(b[to], isDense); to++ {
+		c := b[to]
+		digits = digits || is(c, isDigit)
+		hexes = hexes && (is(c, isHex) || c == ':')
+		if word++; c == '.' || c == '/' || c == ':' || c == '%' {
+			word = 0
+		}
+		longest = max(longest, word)
 	}
 	v.opaque = to
 	n := to - from
-	if n < 8 || !digits && n < minDense {
+	// What has no digit in it is a secret only if it is long, and of one piece; paths and qualified names are not.
+	if n < 8 || !digits && (n < minDense || longest < minWord && !hexes) {
 		return 0
 	}
 	if end := v.secret(from, to); end > i {

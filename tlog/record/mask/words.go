@@ -7,8 +7,8 @@ import "fmt"
 type words struct {
 	class [256]uint8 // of a byte; 0 for bytes that stand in no word
 	width int        // classes
-	next  []int32    // [state*width+class]
-	ends  [][]uint16 // by state: the words that end there, longest first
+	next  []int32    // [state+class]: the next state; its complement, if words end there. A state is a multiple of width
+	ends  [][]uint16 // by state over width: the words that end there, longest first
 	size  []int32    // bytes of each word
 }
 
@@ -84,6 +84,11 @@ func newWords(list []string, alike ...byte) (*words, error) {
 			}
 		}
 	}
+	for i, n := range w.next {
+		if w.next[i] = n * int32(w.width); len(w.ends[n]) > 0 {
+			w.next[i] = ^w.next[i]
+		}
+	}
 	return w, nil
 }
 
@@ -91,8 +96,7 @@ func newWords(list []string, alike ...byte) (*words, error) {
 func (w *words) in(b []byte) bool {
 	state := int32(0)
 	for _, c := range b {
-		state = w.next[int(state)*w.width+int(w.class[c])]
-		if len(w.ends[state]) > 0 {
+		if state = w.next[state+int32(w.class[c])]; state < 0 {
 			return true
 		}
 	}

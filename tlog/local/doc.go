@@ -33,6 +33,7 @@
 //	d digest index  that the payload with a digest that begins so may lie there
 //	i               up to which entry there are d rows; the rest is looked for in the entries
 //	x digest        that payload was discarded and never comes back
+//	g index         the payload there was discarded, and not purged from the files yet
 //	t level tile    256 hashes, written in the batch that completes the tile
 //	c size          a signed checkpoint; of those of one second the last stays, with witnesses those that were
 //	                published, and the newest always

@@ -91,6 +91,9 @@ type Config struct {
 	// second, by default 32 MiB. The first comes one period after Run was called.
 	ScrubEvery time.Duration
 	ScrubRate  int
+	// PurgeEvery is the time between purges where something was discarded, by default 1 h: so long the bytes of a
+	// discarded payload stay on the disk at most. The first comes after a sixtieth of it.
+	PurgeEvery time.Duration
 
 	// ReadOnly opens for reading and checking: nothing is written, Append answers tlog.ErrClosed.
 	ReadOnly bool
@@ -208,6 +211,7 @@ func (c *Config) defaults(dir string) error {
 	or(&c.Rehash, 1<<20)
 	or(&c.ScrubEvery, 24*time.Hour)
 	or(&c.ScrubRate, 32<<20)
+	or(&c.PurgeEvery, time.Hour)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -256,6 +260,8 @@ type Log struct {
 	// writing is held while rows are written that payloads and discards could both touch.
 	writing  sync.Mutex
 	discards atomic.Uint64 // how many payloads were ever discarded
+	purging  sync.Mutex    // one purge at a time
+	renew    atomic.Bool   // write-ahead logs are not written over old ones
 
 	durable   atomic.Pointer[state]     // what is acknowledged
 	growth    bell                      // rung when durable was raised
@@ -382,6 +388,7 @@ func (l *Log) Run(ctx context.Context) error {
 		}
 		wg.Go(func() { l.watchDisk(side) })
 		wg.Go(func() { l.scrubs(side) })
+		wg.Go(func() { l.purges(side) })
 	}
 	select {
 	case <-ctx.Done():

@@ -232,7 +232,7 @@ func (l *Log) openStore(readOnly bool) error {
 	listener := l.listener()
 	fs, closer := vfs.WithDiskHealthChecks(l.cfg.FS, 5*time.Second, nil, listener.DiskSlow)
 	o := &pebble.Options{
-		FS:       watchFS{vfs.OnDiskFull(fs, l.diskFull), func(err error) { l.ruin(fmt.Errorf("write-ahead log: %w", err)) }},
+		FS:       watchFS{vfs.OnDiskFull(fs, l.diskFull), func(err error) { l.ruin(fmt.Errorf("write-ahead log: %w", err)) }, &l.renew},
 		ReadOnly: readOnly,
 		Lock:     l.lock,
 		Cache:    l.cache,

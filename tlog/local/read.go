@@ -242,8 +242,8 @@ func (l *Log) isDiscarded(store pebble.Reader, sum tlog.Hash) (bool, error) {
 }
 
 // Discard deletes the payload and remembers that it did, durably, so that the same bytes are not stored again when they
-// are appended again; see [tlog.Payloads]. The bytes leave the disk when the files that hold them are compacted:
-// what must be unreadable at once is made so by destroying its key. A digest that no payload has is no error.
+// are appended again; see [tlog.Payloads]. The bytes leave the disk with the next [Log.Purge]: what must be unreadable
+// at once is made so by destroying its key. A digest that no payload has is no error.
 func (l *Log) Discard(ctx context.Context, sum tlog.Hash) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -271,7 +271,11 @@ func (l *Log) discard(db *pebble.DB, b *pebble.Batch, sum tlog.Hash) (found bool
 	defer l.writing.Unlock()
 	err = l.eachPaid(db, sum, noEntry, func(index uint64) error {
 		found = true
-		return deleteRows(db, b, payloadKey(index, 0), payloadKey(index+1, 0))
+		n := b.Count()
+		if err := deleteRows(db, b, payloadKey(index, 0), payloadKey(index+1, 0)); err != nil || b.Count() == n {
+			return err
+		}
+		return b.Set(purgeKey(index), nil, nil)
 	})
 	if err != nil || !found {
 		return false, err

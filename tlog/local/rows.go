@@ -18,6 +18,7 @@ import (
 //	d digest[:8] index   → nothing; where a payload may lie whose digest begins so
 //	i                    → up to which entry there are d rows
 //	x digest             → nothing; the payload was discarded and never comes back
+//	g index              → nothing; a payload was discarded there whose bytes may still be in the files
 //	t level tile         → 256 hashes of 32 bytes, written when the tile is full
 //	c size               → a signed checkpoint
 //	s                    → format, size, root, time of the last batch
@@ -27,6 +28,7 @@ const (
 	rowDigest     = 'd'
 	rowIndexed    = 'i'
 	rowDiscarded  = 'x'
+	rowPurge      = 'g'
 	rowTile       = 't'
 	rowCheckpoint = 'c'
 	rowSize       = 's'

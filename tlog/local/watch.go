@@ -2,6 +2,7 @@ package local
 
 import (
 	"strings"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -12,6 +13,7 @@ import (
 type watchFS struct {
 	vfs.FS
 	failed func(error)
+	renew  *atomic.Bool // a write-ahead log is not written over an old one, which is deleted
 }
 
 func (w watchFS) Unwrap() vfs.FS { return w.FS }
@@ -22,6 +24,12 @@ func (w watchFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, 
 }
 
 func (w watchFS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if w.renew.Load() {
+		if err := w.FS.Remove(oldname); err != nil {
+			return w.watch(newname, nil, err)
+		}
+		return w.Create(newname, category)
+	}
 	f, err := w.FS.ReuseForWrite(oldname, newname, category)
 	return w.watch(newname, f, err)
 }

@@ -2,6 +2,7 @@ package mask_test
 
 import (
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -103,14 +104,21 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-// Every kind that is listed is looked for, or is optional, and its name can stand in a mask.
+// Every kind has a name that can stand in a mask, and is written about.
 func TestKindsListed(t *testing.T) {
 	form := regexp.MustCompile(`^[A-Z][A-Z_]{1,31}$`)
 	ks := mask.Kinds()
 	if len(ks) < 80 {
 		t.Fatalf("%d kinds", len(ks))
 	}
+	doc, err := os.ReadFile("MASKING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, k := range ks {
+		if !regexp.MustCompile(`\b` + string(k) + `\b`).Match(doc) {
+			t.Errorf("MASKING.md does not name %s", k)
+		}
 		if !form.MatchString(string(k)) {
 			t.Errorf("%q", k)
 		}

@@ -13,6 +13,7 @@
 package mask
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"regexp"
@@ -63,6 +64,11 @@ type Finding struct {
 	Kind  Kind
 	Rule  string // the rule, of secrets and of the configuration's own
 	Count int
+}
+
+// MarshalJSON writes [kind, rule, count], as the field findings of a record has it.
+func (f Finding) MarshalJSON() ([]byte, error) {
+	return json.Marshal([]any{f.Kind, f.Rule, f.Count})
 }
 
 // Findings are what was found in one or more texts, by kind and rule.

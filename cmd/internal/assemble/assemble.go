@@ -676,7 +676,7 @@ func gatewayConfig(c *config.Config, env Env, refs *Keyring) (gateway.Config, er
 			Name: r.Name, API: api, Prefix: r.Prefix, Upstream: up, Header: r.Header, Scheme: r.Scheme, Forward: r.Forward, Return: r.Return,
 		}
 		if !r.Credential.IsZero() {
-			if route.Credential, err = refs.RouteCredential(context.Background(), r.Name, r.Credential); err != nil {
+			if route.Credential, err = refs.Renewed(context.Background(), fmt.Sprintf("the credential of route %q", r.Name), r.Credential); err != nil {
 				return out, err
 			}
 		}

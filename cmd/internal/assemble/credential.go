@@ -16,13 +16,13 @@ import (
 // renewal is the time between two looks at where a credential is kept.
 const renewal = 30 * time.Second
 
-// A credential is a secret for a model that is read anew while the gateway runs, so that it can be changed where it is kept:
-// first the new one is put there, and a minute later the old one is ended.
+// A credential is a secret for somebody else that is read anew while the gateway runs, so that it can be changed where it is
+// kept: first the new one is put there, and a minute later the old one is ended.
 type credential struct {
-	route string
-	load  func(context.Context) (keys.Secret, error)
-	log   *slog.Logger
-	now   atomic.Pointer[keys.Secret]
+	what string // it is
+	load func(context.Context) (keys.Secret, error)
+	log  *slog.Logger
+	now  atomic.Pointer[keys.Secret]
 }
 
 var _ gateway.Secret = (*credential)(nil)
@@ -37,10 +37,10 @@ func (c *credential) look(ctx context.Context) error {
 		err = gateway.CheckCredential(s.Reveal())
 	}
 	if err != nil {
-		return fmt.Errorf("the credential of route %q: %w", c.route, err)
+		return fmt.Errorf("%s: %w", c.what, err)
 	}
 	if was := c.now.Swap(&s); was != nil && !bytes.Equal(was.Reveal(), s.Reveal()) {
-		c.log.InfoContext(ctx, "a credential was renewed", "route", c.route)
+		c.log.InfoContext(ctx, "a credential was renewed", "what", c.what)
 	}
 	return nil
 }
@@ -61,9 +61,9 @@ func (c *credential) run(ctx context.Context) error {
 	}
 }
 
-// RouteCredential returns the credential of a route. What runs the keyring keeps it fresh.
-func (k *Keyring) RouteCredential(ctx context.Context, route string, c config.Credential) (gateway.Secret, error) {
-	out := &credential{route: route, load: func(ctx context.Context) (keys.Secret, error) { return k.Credential(ctx, c) }, log: k.env.Logger}
+// Renewed returns a credential, of which what says what it is. What runs the keyring keeps it fresh.
+func (k *Keyring) Renewed(ctx context.Context, what string, c config.Credential) (gateway.Secret, error) {
+	out := &credential{what: what, load: func(ctx context.Context) (keys.Secret, error) { return k.Credential(ctx, c) }, log: k.env.Logger}
 	if out.log == nil {
 		out.log = slog.New(slog.DiscardHandler)
 	}

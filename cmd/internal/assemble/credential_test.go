@@ -31,7 +31,7 @@ func TestCredentialIsRenewed(t *testing.T) {
 		put("sk-first-0001\n")
 		said := new(bytes.Buffer)
 		refs := NewKeyring(&config.Config{}, Env{LookupEnv: func(string) (string, bool) { return "", false }, Logger: slog.New(slog.NewTextHandler(said, nil))})
-		s, err := refs.RouteCredential(t.Context(), "openai", config.Credential{Credential: keys.Credential{File: path}})
+		s, err := refs.Renewed(t.Context(), "openai", config.Credential{Credential: keys.Credential{File: path}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +72,7 @@ func TestCredentialIsRenewed(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		if _, err := refs.RouteCredential(t.Context(), "openai", config.Credential{Credential: keys.Credential{File: path}}); err == nil || !strings.Contains(err.Error(), `"openai"`) {
+		if _, err := refs.Renewed(t.Context(), "openai", config.Credential{Credential: keys.Credential{File: path}}); err == nil || !strings.Contains(err.Error(), "openai: ") {
 			t.Errorf("a credential that is not there: %v", err)
 		}
 	})
@@ -96,7 +96,7 @@ func TestCredentialInVault(t *testing.T) {
 	c := &config.Config{Vault: &config.Vault{Address: srv.URL}}
 	c.Vault.Login.Token = keys.Credential{Env: "T"}
 	refs := NewKeyring(c, Env{LookupEnv: func(name string) (string, bool) { return "t", name == "T" }, Logger: slog.New(slog.DiscardHandler)})
-	s, err := refs.RouteCredential(t.Context(), "openai", config.Credential{Vault: "kv/models#openai"})
+	s, err := refs.Renewed(t.Context(), "openai", config.Credential{Vault: "kv/models#openai"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -183,9 +183,9 @@ func issuersOf(in config.Identity, env Env, refs *Keyring) (*oidc.Identifier, er
 		if is.Client != nil {
 			issuer.Client = &oidc.Client{ID: is.Client.ID, Scopes: is.Client.Scopes}
 			if !is.Client.Secret.IsZero() {
-				secret, err := refs.Credential(context.Background(), is.Client.Secret)
+				secret, err := refs.Renewed(context.Background(), "gateway.identity.issuers, "+is.Name+": client.secret", is.Client.Secret)
 				if err != nil {
-					return nil, fmt.Errorf("gateway.identity.issuers, %s: client.secret: %w", is.Name, err)
+					return nil, err
 				}
 				issuer.Client.Secret = secret
 			}

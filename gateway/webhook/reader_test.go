@@ -72,6 +72,13 @@ func standard(secret, id string, at time.Time, body string) sent {
 	return sent{map[string]string{HeaderID: id, HeaderTimestamp: strconv.FormatInt(at.Unix(), 10), HeaderSignature: sign(key, id, at.Unix(), []byte(body))}, body}
 }
 
+// inOtherDigits is signed over a time that is written in another way.
+func inOtherDigits(at time.Time, body string) sent {
+	key, _ := base64.StdEncoding.DecodeString(ourSecret[len(secretPrefix):])
+	stamp := "0" + strconv.FormatInt(at.Unix(), 10)
+	return sent{map[string]string{HeaderID: "msg_1", HeaderTimestamp: stamp, HeaderSignature: "v1," + base64.StdEncoding.EncodeToString(standardSum(key, "msg_1", stamp, []byte(body)))}, body}
+}
+
 // slacked signs a body as Slack does.
 func slacked(secret string, at time.Time, body string) sent {
 	stamp := strconv.FormatInt(at.Unix(), 10)
@@ -195,6 +202,8 @@ func TestForged(t *testing.T) {
 			{"nothing at all", JSON, sent{}, "not signed"},
 			{"no signature", JSON, good.with(HeaderSignature, ""), "not signed"},
 			{"no id", JSON, good.with(HeaderID, ""), "not signed"},
+			{"signed without an id", JSON, standard(ourSecret, "", now, body), "not signed"},
+			{"signed over other digits", JSON, inOtherDigits(now, body), "not signed"},
 			{"another id", JSON, good.with(HeaderID, "msg_2"), "not signed"},
 			{"an id that moves the dot", JSON, standard(ourSecret, "msg_1."+strconv.FormatInt(now.Unix(), 10), now, body), "not signed"},
 			{"no time", JSON, good.with(HeaderTimestamp, ""), "not signed"},
@@ -243,6 +252,7 @@ func TestForged(t *testing.T) {
 			{"Slack: nobody in the table", Slack, replace(`"id":"U012AB3CD"`, `"id":"U012AB3CE"`), "U012AB3CE"},
 			{"Slack: two users", Slack, replace(`"id":"U012AB3CD"`, `"id":"U012AB3CD","id":"U0MALLORY"`), "duplicate"},
 			{"Slack: no approval", Slack, replace(id, "x"), "no id"},
+			{"Slack: two actions", Slack, replace(`"actions":[`, `"actions":[{"type":"button","action_id":"approve","value":"`+id+`"},`), "one button"},
 			{"Slack: no action", Slack, payload(`{"type":"block_actions","user":{"id":"U012AB3CD"},"actions":[]}`), "one button"},
 		} {
 			if _, err := readers[c.kind].Read(c.s.header, []byte(c.s.body)); err == nil || !strings.Contains(err.Error(), c.want) {

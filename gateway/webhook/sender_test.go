@@ -51,6 +51,9 @@ func TestSlackMessage(t *testing.T) {
 		if err := json.Unmarshal(b, &all); err != nil {
 			t.Fatal(err)
 		}
+		if !strings.Contains(string(b), "*eve* \\u0026lt;https") || !strings.Contains(string(b), "see `wiki`  \\u0026gt;") {
+			t.Errorf("%s: %s", event, b)
+		}
 		texts := 0
 		var walk func(v any)
 		walk = func(v any) {
@@ -294,23 +297,28 @@ func TestQueue(t *testing.T) {
 			t.Errorf("%v, after %v", err, time.Since(begun))
 		}
 	})
-	synctest.Test(t, func(t *testing.T) {
-		o := &other{says: func(n int, _ *http.Request) (int, http.Header) { return []int{500, 200}[n-1], nil }}
-		s, err := NewSender(SenderConfig{Targets: []Target{{URL: "https://x.example", Kind: Slack}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.lines[0].client.Transport = o
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- s.Run(ctx) }()
-		s.Notify(gateway.Notice{Event: "granted"})
-		synctest.Wait()
-		cancel()
-		if err := <-done; err != nil || len(o.came) != 2 || s.Lost() != 0 {
-			t.Errorf("%v, %d tries, %d lost", err, len(o.came), s.Lost())
-		}
-	})
+	for _, last := range []int{200, 500} {
+		synctest.Test(t, func(t *testing.T) { testLast(t, last) })
+	}
+}
+
+// testLast has one message fail, and then Run end. The other side's last answer is given.
+func testLast(t *testing.T, last int) {
+	o := &other{says: func(n int, _ *http.Request) (int, http.Header) { return []int{500, last}[n-1], nil }}
+	s, err := NewSender(SenderConfig{Targets: []Target{{URL: "https://x.example", Kind: Slack}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.lines[0].client.Transport = o
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	s.Notify(gateway.Notice{Event: "granted"})
+	synctest.Wait()
+	cancel()
+	if err := <-done; err != nil || len(o.came) != 2 || (s.Lost() == 0) != (last == 200) {
+		t.Errorf("%v, %d tries, %d lost", err, len(o.came), s.Lost())
+	}
 }
 
 // Messages go to the address that was named, and to no other.
@@ -327,7 +335,7 @@ func TestNowhereElse(t *testing.T) {
 	if wait, err := s.lines[0].post(t.Context(), &message{body: []byte("{}")}); wait >= 0 || err == nil || !strings.Contains(err.Error(), "307") || reached.Load() != 0 {
 		t.Errorf("%v %v, and %d were sent on", wait, err, reached.Load())
 	}
-	for _, ip := range []string{"169.254.169.254:80", "[fe80::1]:443", "[fe80::1%eth0]:443", "[::ffff:169.254.169.254]:80", "224.0.0.1:80", "0.0.0.0:80", "[::]:80", "[fd00:ec2::254]:80"} {
+	for _, ip := range []string{"169.254.169.254:80", "[fe80::1]:443", "[fe80::1%eth0]:443", "[::ffff:169.254.169.254]:80", "224.0.0.1:80", "0.0.0.0:80", "[::]:80", "[fd00:ec2::254]:80", "[::ffff:0.0.0.0]:80"} {
 		if err := notLinkLocal("tcp", ip, nil); !errors.Is(err, errLink) {
 			t.Errorf("%s: %v", ip, err)
 		}

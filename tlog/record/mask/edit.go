@@ -271,7 +271,7 @@ func (s *scratch) finish(dst, body []byte, sizes []int) []byte {
 
 // wipe forgets what was in the buffers: of each so much as a body of the size of the largest can have filled.
 func (s *scratch) wipe() {
-	for _, b := range [...]*[]byte{&s.canon, &s.form, &s.spare, &s.line, &s.masks, &s.one.text} {
+	for _, b := range [...]*[]byte{&s.canon, &s.form, &s.spare, &s.line, &s.mended, &s.masks, &s.one.text} {
 		s.wipeOne(b)
 	}
 	for i := range s.layers {

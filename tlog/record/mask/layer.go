@@ -1,6 +1,7 @@
 package mask
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/hex"
 	"slices"
@@ -24,6 +25,7 @@ type scratch struct {
 	lens   []byte
 	spare  []byte
 	line   []byte
+	mended []byte
 	tried  []int32
 	starts [][2]int // rules and keywords
 	folds  [maxLayers][]byte
@@ -47,8 +49,9 @@ type layer struct {
 }
 
 const (
-	maxLayers = 5 // the first only folds, each of the others undoes one level of escapes
-	maxDepth  = 3 // encodings within encodings
+	minEncoded = 14 // bytes of base64
+	maxLayers  = 5  // the first only folds, each of the others undoes one level of escapes
+	maxDepth   = 3  // encodings within encodings
 )
 
 // search finds what is in text[from:to]; what is around it is its context. It appends to s.spans, in order and without overlaps.
@@ -65,6 +68,7 @@ func (s *scratch) search(text []byte, from, to int, free bool, depth int) {
 	f, t := forward(fs, from), forward(fs, to)
 	s.found = s.found[:0]
 	s.look(b, f, t, f, t, free, depth)
+	s.torn(b, f, t, depth)
 	for i := range s.found {
 		sp := s.found[i]
 		if len(fs) > 0 {
@@ -190,6 +194,66 @@ func (s *scratch) around(b []byte, from, to int, l *layer, free bool, depth int)
 	}
 }
 
+// tornAround is how far around a tear is looked for what was torn.
+const tornAround = 48
+
+// torn finds what the end of a line, or the beginning or end of bold type, tears in two: it looks at what is left if that is taken
+// away, where numbers or addresses are on both sides. Keys are looked for across lines where their rules are.
+func (s *scratch) torn(b []byte, from, to, depth int) {
+	for i := from; i < to; {
+		n := bytes.IndexByte(b[i:to], '\n')
+		if n < 0 {
+			break
+		}
+		at := i + n
+		i = at + 1
+		if at > from && b[at-1] == '\r' {
+			at--
+		}
+		if at > from && i < to && isNumeric(b[at-1]) && isNumeric(b[i]) {
+			s.mend(b, from, to, at, i, depth)
+		}
+	}
+	for i := from; i < to; {
+		n := bytes.Index(b[i:to], []byte("**"))
+		if n < 0 {
+			break
+		}
+		at := i + n
+		for i = at + 2; i < to && b[i] == '*'; i++ {
+		}
+		if at > from && i < to && is(b[at-1], isDense) && is(b[i], isDense) {
+			s.mend(b, from, to, at, i, depth)
+		}
+	}
+}
+
+// mend looks at b[from:to] around b[at:end] without it, for what is on both sides.
+func (s *scratch) mend(b []byte, from, to, at, end, depth int) {
+	lo, hi := max(from, at-tornAround), min(to, end+tornAround)
+	for lo > from && lo > at-4*tornAround && is(b[lo-1], isDense) {
+		lo--
+	}
+	for hi < to && hi < end+4*tornAround && is(b[hi], isDense) {
+		hi++
+	}
+	s.mended = append(append(s.mended[:0], b[lo:at]...), b[end:hi]...)
+	base, cut := len(s.found), at-lo
+	s.look(s.mended, 0, len(s.mended), 0, len(s.mended), false, depth)
+	k := base
+	for _, sp := range s.found[base:] {
+		if sp.from < cut && sp.to > cut && sp.kind != CVV && sp.kind != PIN {
+			sp.from, sp.to = sp.from+lo, sp.to+lo+end-at
+			s.found[k] = sp
+			k++
+		}
+	}
+	s.found = s.found[:k]
+}
+
+// isNumeric reports whether a byte may stand in a number or an address of numbers.
+func isNumeric(c byte) bool { return is(c, isDigit) || c == '-' || c == '.' || c == '+' || c == ':' }
+
 // look scans b[at:end] of one layer, of which the value is [from, to), and appends to s.found.
 func (s *scratch) look(b []byte, at, end, from, to int, free bool, depth int) {
 	v := view{scratch: s, b: b, from: from, to: to, free: free, depth: depth, opened: at, done: at, opaque: at, end: end}
@@ -219,7 +283,7 @@ func (v *view) encoded(from, to int) int {
 		for end < to && b[end] == '=' && end-digits < 2 {
 			end++
 		}
-		if digits-at >= minDense-2 && end-at >= minDense || digits-at >= minDense {
+		if digits-at >= minEncoded {
 			if e := v.encodedRun(at, digits, end); e > 0 {
 				return e
 			}

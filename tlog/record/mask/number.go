@@ -272,9 +272,14 @@ func (v *view) matchTo(ps []part, form, lens []byte) int {
 	from, to := ps[0].from, ps[len(ps)-1].to
 	seps, uniform := uint16(0), true
 	for _, p := range ps[1:] {
-		uniform = uniform && (seps == 0 || seps == p.sep)
-		seps |= p.sep
+		sep := p.sep
+		if sep == line {
+			sep = space // as any other, if a word of context is near
+		}
+		uniform = uniform && (seps&^line == 0 || seps&^line == sep)
+		seps |= p.sep | sep
 	}
+	lines := seps&line != 0
 	n := len(form)
 	if 12 <= n && n <= 19 && v.m.on.card && v.isCard(ps, form, lens, seps) {
 		return v.card(from, to, form)
@@ -292,7 +297,7 @@ func (v *view) matchTo(ps []part, form, lens []byte) int {
 	for k, sh := range v.m.forms[n] {
 		need := sh.whole
 		if len(ps) > 1 {
-			if need = sh.parted; need == never || seps&^sh.seps != 0 || !uniform && sh.seps&mixed == 0 || !wayOf(sh.parts, lens) {
+			if need = sh.parted; need == never || seps&^line&^sh.seps != 0 || !uniform && sh.seps&mixed == 0 || !wayOf(sh.parts, lens) {
 				continue
 			}
 		}
@@ -305,7 +310,7 @@ func (v *view) matchTo(ps []part, form, lens []byte) int {
 		}
 		d := v.distance(sh.kind, from, to, most)
 		if d == far {
-			if left || right || need == told || need == alone && !v.only(from, to) {
+			if left || right || lines || need == told || need == alone && !v.only(from, to) {
 				continue
 			}
 			if len(ps) > 1 && seps == space && sh.check == nil && v.crowded(from, to) {
@@ -410,12 +415,12 @@ func (v *view) isCard(ps []part, form, lens []byte, seps uint16) bool {
 		switch {
 		case len(ps) == 1:
 			return true
-		case seps&(seps-1) == 0 || seps == space|line || seps == dash|line:
+		case seps&(seps-1) == 0 || seps == space|line || seps == dash|space|line:
 			switch string(lens) {
 			case "4444", "465", "464", "4443", "4441", "4442", "44443", "6d", "88", "544":
 				return true
 			}
-			if len(lens) >= 12 && bytes.Count(lens, []byte{'1'}) == len(lens) || len(ps) == 2 && seps == line {
+			if len(lens) >= 12 && bytes.Count(lens, []byte{'1'}) == len(lens) || len(ps) == 2 && seps&line != 0 {
 				return len(form) >= 15
 			}
 		}

@@ -48,7 +48,7 @@ func (v *view) dense(i int) int {
 			return end
 		}
 	}
-	if n >= minDense {
+	if n >= minEncoded {
 		if end := v.encoded(from, to); end > i {
 			return end
 		}

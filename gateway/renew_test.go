@@ -21,9 +21,9 @@ func (c *changing) Reveal() []byte { return []byte(c.now.Load().(string)) }
 // that they showed nor the new one reaches a caller or the record.
 func TestCredentialIsRenewed(t *testing.T) {
 	t.Parallel()
-	const next = "sk-next-7f3e5d1c9b8a6420/x" // which JSON may write in another way
+	const first, next = "sk-first-1a2b3c4d5e6f7a8b/x", "sk-next-7f3e5d1c9b8a6420/x" // which JSON may write in another way
 	secret := &changing{}
-	secret.now.Store(canary)
+	secret.now.Store(first)
 	saw, renewed := make(chan string, 2), make(chan struct{})
 	w := newServedWorld(t, func(rw http.ResponseWriter, r *http.Request) {
 		saw <- r.Header.Get("Authorization")
@@ -34,10 +34,12 @@ func TestCredentialIsRenewed(t *testing.T) {
 		if strings.HasSuffix(r.Header.Get("Authorization"), next) {
 			return // what is not shown any more nobody looks for
 		}
-		fmt.Fprintf(rw, "data: %s\n\ndata: %s\n\ndata: %s\n\ndata: [DONE]\n\n", canary, next, strings.ReplaceAll(next, "/", `\/`))
+		for _, said := range []string{first, strings.ReplaceAll(first, "/", `\/`), next, strings.ReplaceAll(next, "/", `\/`), "[DONE]"} {
+			fmt.Fprintf(rw, "data: %s\n\n", said)
+		}
 	}, func(cfg *Config) { cfg.Routes[0].Credential = secret })
 	resp := w.post("/v1/chat/completions", chat("hello", true))
-	if got := <-saw; got != "Bearer "+canary {
+	if got := <-saw; got != "Bearer "+first {
 		t.Errorf("the first call shows %q", got)
 	}
 	body := bufio.NewReader(resp.Body)
@@ -52,7 +54,7 @@ func TestCredentialIsRenewed(t *testing.T) {
 	}
 	_, r := w.session(resp.Header.Get(SessionHeader)).last()
 	for place, text := range map[string]string{"the caller": string(rest), "the record": get(r, record.FieldBody)} {
-		if strings.Contains(text, "sk-") || strings.Count(text, "****") < 3 || !strings.Contains(text, "[DONE]") {
+		if strings.Contains(text, "sk-") || strings.Count(text, "data: ****") != 4 || !strings.Contains(text, "[DONE]") {
 			t.Errorf("%s has %q", place, text)
 		}
 	}

@@ -97,6 +97,12 @@ func TestIdentityRefuses(t *testing.T) {
 	if _, err := Parse([]byte(file[:i]+file[j:]), "."); err == nil || !strings.Contains(err.Error(), "proxy") {
 		t.Errorf("a proxy to nobody: %v", err)
 	}
+	if _, err := Parse([]byte(strings.Replace(good, "  journal:", "  identity: {public: https://gateway.example, tokens: {dir: x}}\n  journal:", 1)), "."); err == nil || !strings.Contains(err.Error(), "identity.public") {
+		t.Errorf("log-ins by nobody: %v", err)
+	}
+	if _, err := Parse([]byte(strings.Replace(file, "name: alice", "name: oktavia", 1)), "."); err != nil {
+		t.Errorf("a name that is no issuer's: %v", err)
+	}
 	if _, err := Parse([]byte(strings.Replace(good, "  callers:\n    - {name: alice, sha256: \"00\"}\n", "", 1)), "."); err == nil || !strings.Contains(err.Error(), "gateway.identity") {
 		t.Errorf("nobody may call: %v", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -333,6 +334,17 @@ func TestApprovals(t *testing.T) {
 		g := <-o.calling("alice", "", "now")
 		return g.code == 403 && strings.Contains(g.body, "policy_denied")
 	})
+	// And so they do when the file names others, and says so.
+	o.write("others.yaml", "otherwise: allow\n")
+	b, err := os.ReadFile(filepath.Join(filepath.Dir(o.data), "tally.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.write("tally.yaml", strings.Replace(string(b), "rules.yaml", "others.yaml", 1))
+	if err := o.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the rules are those of another file", func() bool { return (<-o.calling("alice", "", "then")).code == 200 })
 	o.stop()
 }
 

@@ -132,7 +132,7 @@ func (t *tally) bundles(ctx context.Context, s *source, who audit.Asker, ids []r
 		return err
 	}
 	for base != "" && len(ids) > 0 {
-		bundle, err := t.exportRunning(ctx, base, s.tokenFile, who, ids[0])
+		bundle, err := t.askRunning(ctx, base, s.tokenFile, who, ids[0], "export/"+ids[0].String())
 		if refused := new(url.Error); errors.As(err, &refused) && s.log == "" {
 			break // it said that it runs, and does not: it died
 		}
@@ -147,18 +147,49 @@ func (t *tally) bundles(ctx context.Context, s *source, who audit.Asker, ids []r
 	if len(ids) == 0 {
 		return nil
 	}
-	return t.exportClosed(ctx, s, who, ids, each)
+	return t.atDesk(ctx, s, func(ctx context.Context, desk *audit.Desk) error {
+		for _, id := range ids {
+			bundle, err := desk.Export(ctx, who, id)
+			if err != nil {
+				return err
+			}
+			if err := each(id, bundle); err != nil {
+				return fmt.Errorf("session %s: %w", id, err)
+			}
+		}
+		return nil
+	})
 }
 
-// exportRunning asks a running log's desk. A session that has just been answered may not be published yet, or not be
-// cosigned, and is asked for again.
-func (t *tally) exportRunning(ctx context.Context, base, tokenFile string, who audit.Asker, id record.ID) ([]byte, error) {
+// ask asks for something of one session: the desk of a running log by a path, or a closed log's own.
+func (t *tally) ask(ctx context.Context, s *source, who audit.Asker, id record.ID, path string, closed func(context.Context, *audit.Desk) ([]byte, error)) ([]byte, error) {
+	base, err := s.url()
+	if err != nil {
+		return nil, err
+	}
+	if base != "" {
+		b, err := t.askRunning(ctx, base, s.tokenFile, who, id, path)
+		if refused := new(url.Error); !errors.As(err, &refused) || s.log != "" {
+			return b, err
+		} // it said that it runs, and does not: it died
+	}
+	var b []byte
+	err = t.atDesk(ctx, s, func(ctx context.Context, desk *audit.Desk) (err error) {
+		b, err = closed(ctx, desk)
+		return err
+	})
+	return b, err
+}
+
+// askRunning asks a running log's desk for something of a session. A session that has just been answered may not be published yet,
+// or not be cosigned, and is asked for again.
+func (t *tally) askRunning(ctx context.Context, base, tokenFile string, who audit.Asker, id record.ID, path string) ([]byte, error) {
 	token, err := t.operatorToken(base, tokenFile)
 	if err != nil {
 		return nil, err
 	}
 	for attempt := 0; ; attempt++ {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(base, "/")+audit.Prefix+"export/"+id.String(), nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(base, "/")+audit.Prefix+path, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -188,8 +219,8 @@ func (t *tally) exportRunning(ctx context.Context, base, tokenFile string, who a
 	}
 }
 
-// exportClosed opens a log that nobody has open, writes who asks into it, and closes it again.
-func (t *tally) exportClosed(ctx context.Context, s *source, who audit.Asker, ids []record.ID, each func(record.ID, []byte) error) error {
+// atDesk opens a log that nobody has open, has a desk there write into it who asks, and closes it again.
+func (t *tally) atDesk(ctx context.Context, s *source, do func(context.Context, *audit.Desk) error) error {
 	c, err := s.load()
 	if err != nil {
 		return err
@@ -208,16 +239,7 @@ func (t *tally) exportClosed(ctx context.Context, s *source, who audit.Asker, id
 		if err := v.Quarantined(); err != nil {
 			return err
 		}
-		for _, id := range ids {
-			bundle, err := desk.Export(ctx, who, id)
-			if err != nil {
-				return err
-			}
-			if err := each(id, bundle); err != nil {
-				return fmt.Errorf("session %s: %w", id, err)
-			}
-		}
-		return nil
+		return do(ctx, desk)
 	})
 }
 

@@ -38,6 +38,8 @@ const usage = `tally records every call to a model in a log that nobody can alte
   tally demo                 run everything here, before a fake model or yours, and show what to try
   tally serve --config FILE  run the gateway and the log as a file says
   tally export SESSION       write a bundle that tally-verify checks without us
+  tally disclose SESSION --fields NAME,NAME
+                             write one that shows these fields and nothing else
   tally export --all         write a static copy of the whole public log
   tally policy check FILE    read the rules that judge calls, and say what is wrong with them
   tally policy try FILE SESSION...
@@ -66,7 +68,7 @@ func (t *tally) run(ctx context.Context, args []string) int {
 		return cli.ExitUsage
 	}
 	commands := map[string]func(context.Context, []string) error{
-		"demo": t.demo, "serve": t.serve, "export": t.export, "fsck": t.fsck, "keys": t.keys, "login": t.login, "tokens": t.tokens, "policy": t.policy, "version": t.version,
+		"demo": t.demo, "serve": t.serve, "export": t.export, "disclose": t.disclose, "fsck": t.fsck, "keys": t.keys, "login": t.login, "tokens": t.tokens, "policy": t.policy, "version": t.version,
 		"approvals": t.approvals, "approve": t.approve, "deny": t.deny,
 	}
 	switch args[0] {

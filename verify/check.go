@@ -43,6 +43,9 @@ func Check(raw []byte, trust Trust) (Report, error) {
 	r.notProven("that what was written down is what happened: the log proves what the gateway wrote and that it has not been changed since")
 	r.notProven("that the model behaved, or that it is the one that was asked for")
 	r.notProven("that there are no other sessions, or later entries about these: a bundle holds what was picked for it; check the whole log for that")
+	if r.OK() {
+		r.Proven = b
+	}
 	return r, nil
 }
 

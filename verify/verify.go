@@ -96,6 +96,8 @@ type Report struct {
 	// Forks are pairs of checkpoints that this log signed and no history can have, the evidence for what was found false of
 	// kept checkpoints: A as it was kept, B as the log shows it now. At most 20.
 	Forks []tlog.ForkError `json:"-"`
+	// Proven is the bundle that was checked, if every claim about it holds: what it shows is what was recorded. Nil otherwise.
+	Proven *Bundle `json:"-"`
 
 	wrong int // findings that are false
 }

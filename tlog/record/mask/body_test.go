@@ -167,6 +167,9 @@ func FuzzBody(f *testing.F) {
 			if out, _ = m.JSON(nil, q); json.Unmarshal(out, &outer) != nil {
 				t.Fatalf("%q became %q", q, out)
 			}
+			if inner := strings.TrimLeft(outer["arguments"], " \t\r\n"); utf8.Valid(body) && inner != "" && (inner[0] == '{' || inner[0] == '[') && !json.Valid([]byte(inner)) {
+				t.Fatalf("%q became within a string %q", body, inner)
+			}
 		}
 		for _, x := range m.Find(body) {
 			if x.From >= x.To || x.From < 0 || x.To > len(body) || x.Kind == "" {

@@ -31,7 +31,7 @@ type channel struct {
 
 func (c *channel) reset() {
 	c.text, c.pieces, c.us = c.text[:0], c.pieces[:0], c.us[:0]
-	c.from, c.to, c.seen, c.free, c.json, c.lines, c.ruled = 0, 0, 0, false, false, false, nil
+	c.from, c.to, c.free, c.json, c.lines, c.ruled = 0, 0, false, false, false, nil
 }
 
 // An edit puts masks[at:to] in the place of body[from:end].
@@ -281,6 +281,9 @@ func (s *scratch) wipe() {
 	s.spans, s.edits, s.findings, s.most = s.spans[:0], s.edits[:0], nil, 0
 	s.shadows = s.shadows[:0]
 	s.doc.b, s.inside.b = nil, nil
+	for _, c := range s.channels {
+		clear(c.text)
+	}
 	clear(s.channels)
 }
 

@@ -178,19 +178,7 @@ func (v *view) look(i int) int {
 	return i
 }
 
-// run returns the bounds of the run of bytes of a class around i.
-func (v *view) run(i int, class uint8) (from, to int) {
-	from, to = i, i
-	for from > 0 && is(v.b[from-1], class) {
-		from--
-	}
-	for to < len(v.b) && is(v.b[to], class) {
-		to++
-	}
-	return from, to
-}
-
-// add notes a find whose canonical value is what canon appends.
+// add notes a find, with its value in canonical form, and returns its end.
 func (v *view) add(from, to int, kind Kind, canon []byte) int {
 	return v.addRule(from, to, kind, "", canon)
 }

@@ -151,7 +151,6 @@ var shapes = []shape{
 
 	{"UK_NHS", "9999999999", alone, alone, "334", usual, nhs},
 	{"UK_NINO", "AA999999A", sure, sure, "22221 261", space, nino},
-	{"UK_DRIVING_LICENCE", "*****999999**AA", never, never, "", 0, nil},
 	{"UK_DRIVING_LICENCE", "*****999999*****", sure, never, "", 0, dvla},
 	{"UK_PASSPORT", "AA9999999", told, never, "", 0, nil},
 	{"UK_PASSPORT", "999999999", told, never, "", 0, nil},

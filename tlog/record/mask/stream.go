@@ -101,20 +101,20 @@ func (s *scratch) events(body []byte) {
 		s.channels = make(map[string]*channel)
 	}
 	var lines [][2]int // of data, of the event at hand
-	at := 0
+	at, feed := 0, -1
 	if bytes.HasPrefix(body, []byte("\xef\xbb\xbf")) {
 		at = 3
 	}
 	for at < len(body) {
-		end, next := at, 0
-		if n := bytes.IndexAny(body[at:], "\r\n"); n < 0 {
-			end = len(body)
-			next = end
-		} else {
-			end = at + n
-			next = end + 1
-			if body[end] == '\r' && next < len(body) && body[next] == '\n' {
-				next++
+		if feed < at { // a line ends with LF, CR, or both
+			if feed = len(body); bytes.IndexByte(body[at:], '\n') >= 0 {
+				feed = at + bytes.IndexByte(body[at:], '\n')
+			}
+		}
+		end, next := feed, feed+1
+		if n := bytes.IndexByte(body[at:feed], '\r'); n >= 0 {
+			if end = at + n; end+1 < feed || feed == len(body) {
+				next = end + 1
 			}
 		}
 		switch line := body[at:end]; {
@@ -216,7 +216,7 @@ func (t *reading) document(body []byte) {
 	}
 	for i := range d.nodes {
 		n := &d.nodes[i]
-		if n.kind != aString {
+		if n.kind != aString && (n.kind != aNumber || n.to-n.from < 5) {
 			t.member(n, int32(i))
 			continue
 		}
@@ -228,7 +228,7 @@ func (t *reading) document(body []byte) {
 		}
 		name := d.name(n)
 		key, probabilities := t.placeOf(int32(i), t.marks, t.kind)
-		if apart[string(name)] && !probabilities || probabilities && bytes.Contains(key, []byte(".top_logprobs")) {
+		if n.kind == aNumber || apart[string(name)] && !probabilities || probabilities && bytes.Contains(key, []byte(".top_logprobs")) {
 			raw := body[n.from:n.to]
 			if string(raw) == t.clean[string(key)] {
 				continue

@@ -4,7 +4,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base32"
-	"errors"
 	"fmt"
 	"hash"
 )
@@ -128,5 +127,3 @@ func maskLen(b []byte) int {
 	}
 	return i + len(end)
 }
-
-var errKey = errors.New("no key for its tokens")

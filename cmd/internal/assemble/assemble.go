@@ -467,6 +467,9 @@ func (h *House) addGateway(c *config.Config, gc gateway.Config, mux *http.ServeM
 	if h.Gateway, err = gateway.New(gc); err != nil {
 		return err
 	}
+	if c.Gateway.Policy != "" && c.Gateway.Approvals == nil {
+		h.env.Logger.Warn("there is a policy and nobody to ask: what it asks about, or cannot judge, is refused; say who decides under gateway.approvals")
+	}
 	h.law = newLaw(&c.Gateway, gc.Policy, h.Gateway.SetPolicy, h.env.Logger)
 	desk, pen, err := h.Vault.Desk(c.Gateway.ID + ".desk")
 	if err != nil {

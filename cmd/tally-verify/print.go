@@ -24,6 +24,8 @@ type answer struct {
 	NotProven []string         `json:"not_proven"`
 	Error     string           `json:"error"` // "" unless something could not be read
 	Evidence  []evidence       `json:"evidence,omitempty"`
+	// Of a bundle that withholds something, where every claim holds.
+	*disclosure
 }
 
 // An evidence is two checkpoints that the log signed and no history can have.
@@ -59,6 +61,11 @@ func (v *invocation) report(r verify.Report, err error) (int, error) {
 	for _, f := range r.Forks {
 		a.Evidence = append(a.Evidence, evidence{string(f.A), string(f.B), f.Reason})
 	}
+	rows := maxRows
+	if v.json {
+		rows = maxAnswerRows
+	}
+	a.disclosure = disclosureOf(r.Proven, rows)
 	if v.json {
 		if a.Findings == nil {
 			a.Findings = []verify.Finding{}
@@ -71,7 +78,8 @@ func (v *invocation) report(r verify.Report, err error) (int, error) {
 	return code, v.print(a)
 }
 
-// print writes one line for each finding, what is not proven, and the verdict last.
+// print writes one line for each finding, what is disclosed and withheld where something is, what is not proven, and the
+// verdict last.
 func (v *invocation) print(a answer) error {
 	w := bufio.NewWriter(v.stdout)
 	wrong, wide := 0, 0
@@ -89,6 +97,9 @@ func (v *invocation) print(a answer) error {
 			fmt.Fprintf(w, ": %s", cli.Escape(f.Detail))
 		}
 		fmt.Fprintln(w)
+	}
+	if a.disclosure != nil {
+		a.disclosure.print(w)
 	}
 	if len(a.NotProven) > 0 {
 		fmt.Fprintln(w, "\nnot proven:")

@@ -425,7 +425,7 @@ func Build(c *config.Config, env Env) (*House, error) {
 		}
 		gc.Identifiers, gc.Pages = known.identifiers, known.pages
 		if c.Gateway.Policy != "" {
-			if _, gc.Policy, err = readPolicy(&c.Gateway); err != nil {
+			if gc.Policy, err = readPolicy(&c.Gateway); err != nil {
 				return nil, err
 			}
 		}

@@ -18,14 +18,20 @@ import (
 const lookAtPolicy = time.Second
 
 // readPolicy reads and parses the policy that a configuration names.
-func readPolicy(g *config.Gateway) (text []byte, p gateway.Policy, err error) {
-	if text, err = os.ReadFile(g.Policy); err != nil {
-		return nil, nil, fmt.Errorf("gateway.policy: %w", err)
+func readPolicy(g *config.Gateway) (gateway.Policy, error) {
+	text, err := os.ReadFile(g.Policy)
+	if err != nil {
+		return nil, fmt.Errorf("gateway.policy: %w", err)
 	}
-	if p, err = cel.Parse(g.Policy, text, PolicyNames(g)); err != nil {
-		return text, nil, fmt.Errorf("gateway.policy: %w", err)
+	return parsePolicy(g, text)
+}
+
+func parsePolicy(g *config.Gateway, text []byte) (gateway.Policy, error) {
+	p, err := cel.Parse(g.Policy, text, PolicyNames(g))
+	if err != nil {
+		return nil, fmt.Errorf("gateway.policy: %w", err)
 	}
-	return text, p, nil
+	return p, nil
 }
 
 // PolicyNames are the names that a policy for that gateway can speak of.
@@ -52,7 +58,7 @@ type law struct {
 	late    bool      // it was said that the log does not take the policy
 }
 
-// A sight is what a look at the file found.
+// A sight is what a look at the file found: a text, or why it cannot be read.
 type sight struct {
 	sum   tlog.Hash
 	fault string
@@ -103,7 +109,7 @@ func (l *law) look(ctx context.Context, atOnce bool) {
 	if l.g.Policy == "" {
 		return
 	}
-	text, p, err := readPolicy(l.g)
+	text, err := os.ReadFile(l.g.Policy)
 	now := sight{sum: sha256.Sum256(text)}
 	if err != nil {
 		now.fault = err.Error()
@@ -111,12 +117,17 @@ func (l *law) look(ctx context.Context, atOnce bool) {
 	still := now == l.seen
 	l.seen = now
 	switch {
-	case !still && !atOnce, now == l.told:
-		return
 	case err == nil && now.sum == l.inForce:
 		l.told = sight{}
 		return
-	case err != nil:
+	case !still && !atOnce, now == l.told:
+		return
+	}
+	var p gateway.Policy
+	if err == nil {
+		p, err = parsePolicy(l.g, text)
+	}
+	if err != nil {
 		l.told = now
 		l.log.Error("the policy is not taken, and the one before it stays in force", "file", l.g.Policy, "err", err)
 		return

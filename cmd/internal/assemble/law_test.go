@@ -35,7 +35,7 @@ func TestLaw(t *testing.T) {
 		)
 		write(first)
 		g := &config.Gateway{Policy: path, Routes: []config.Route{{Name: "openai"}}}
-		_, p, err := readPolicy(g)
+		p, err := readPolicy(g)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -142,6 +142,9 @@ func (s *scratch) events(body []byte) {
 func (t *reading) event(body []byte, lines [][2]int) {
 	if len(lines) == 1 {
 		from, to := lines[0][0], lines[0][1]
+		for from < to && (body[from] == ' ' || body[from] == '\t') {
+			from++
+		}
 		if from < to && (body[from] == '{' || body[from] == '[') {
 			err := t.doc.parse(body, from, to)
 			t.document(body)

@@ -504,7 +504,8 @@ func FuzzStream(f *testing.F) {
 			for line := range bytes.FieldsFuncSeq(b, func(r rune) bool { return r == '\n' || r == '\r' }) {
 				n++
 				data, ok := bytes.CutPrefix(line, []byte("data:"))
-				valid = append(valid, ok && json.Valid(data))
+				data = bytes.TrimLeft(data, " \t")
+				valid = append(valid, ok && len(data) > 0 && (data[0] == '{' || data[0] == '[') && json.Valid(data))
 			}
 			return n, valid
 		}

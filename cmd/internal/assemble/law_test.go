@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +18,18 @@ import (
 	"github.com/tallystick/tallystick/cmd/internal/config"
 	"github.com/tallystick/tallystick/gateway"
 )
+
+// guarded is written to by one at a time.
+type guarded struct {
+	mu *sync.Mutex
+	w  io.Writer
+}
+
+func (g guarded) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.w.Write(p)
+}
 
 // A policy's file is followed: what is whole comes into force, what has a mistake in it is told once and changes nothing.
 func TestLaw(t *testing.T) {
@@ -39,15 +53,23 @@ func TestLaw(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		var mu sync.Mutex // over what follows, and what is said
 		var said bytes.Buffer
 		var inForce []string
 		var down error
 		l := newLaw(g, p, func(_ context.Context, p gateway.Policy) error {
+			mu.Lock()
+			defer mu.Unlock()
 			if down == nil {
 				inForce = append(inForce, string(p.Text()))
 			}
 			return down
-		}, slog.New(slog.NewTextHandler(&said, nil)))
+		}, slog.New(slog.NewTextHandler(guarded{&mu, &said}, nil)))
+		goes := func(err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			down = err
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- l.run(ctx) }()
@@ -55,6 +77,8 @@ func TestLaw(t *testing.T) {
 		after := func(looks int) (texts []string, words string) {
 			time.Sleep(time.Duration(looks) * lookAtPolicy)
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			texts, words = inForce, said.String()
 			inForce = nil
 			said.Reset()
@@ -99,11 +123,11 @@ func TestLaw(t *testing.T) {
 		is("asked", texts, words, []string{third}, "level", 0)
 
 		// What the log does not take comes into force when it does.
-		down = errors.New("the log is away")
+		goes(errors.New("the log is away"))
 		write(first)
 		texts, words = after(20)
 		is("the log is away", texts, words, nil, "the log is away", 1)
-		down = nil
+		goes(nil)
 		texts, words = after(1)
 		is("the log is back", texts, words, []string{first}, "level", 0)
 

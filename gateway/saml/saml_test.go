@@ -179,6 +179,60 @@ func TestLogIn(t *testing.T) {
 	}
 }
 
+// A session lasts no longer than the first of its ends, and was begun at the first of its beginnings, in whichever order they
+// are stated.
+func TestSessionEnds(t *testing.T) {
+	t.Parallel()
+	p := samltest.New(t)
+	l := newLogin(t, p, nil)
+	now := time.Now().UTC().Truncate(time.Second)
+	at := func(d time.Duration) *time.Time { end := now.Add(d); return &end }
+	for _, c := range []struct {
+		name string
+		ends []*time.Time
+		want *time.Time // nil for none
+		why  string
+	}{
+		{"no end", []*time.Time{nil}, nil, ""},
+		{"one", []*time.Time{at(2 * time.Hour)}, at(2 * time.Hour), ""},
+		{"the first is the earliest", []*time.Time{at(time.Hour), at(3 * time.Hour)}, at(time.Hour), ""},
+		{"the last is", []*time.Time{at(3 * time.Hour), at(time.Hour)}, at(time.Hour), ""},
+		{"one between", []*time.Time{at(3 * time.Hour), at(time.Hour), at(2 * time.Hour)}, at(time.Hour), ""},
+		{"beside one without end", []*time.Time{nil, at(time.Hour), nil}, at(time.Hour), ""},
+		{"one has passed", []*time.Time{at(3 * time.Hour), at(-time.Minute)}, nil, "expired"},
+		{"one has passed, and it is the first", []*time.Time{at(-time.Minute), at(3 * time.Hour)}, nil, "expired"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p.Change(func(a *saml.Assertion) {
+				one := a.AuthnStatements[0]
+				a.AuthnStatements = nil
+				for i, end := range c.ends {
+					one.SessionNotOnOrAfter, one.AuthnInstant = end, now.Add(time.Duration(i)*time.Second)
+					if i == 0 && len(c.ends) > 1 {
+						one.AuthnInstant = now.Add(time.Minute)
+					}
+					a.AuthnStatements = append(a.AuthnStatements, one)
+				}
+			})
+			defer p.Change(nil)
+			form, memory := answer(t, l, p)
+			got, err := finish(l, form, memory)
+			if whyOf(err) != c.why {
+				t.Fatalf("%q, want %q: %v", whyOf(err), c.why, err)
+			}
+			if err != nil {
+				return
+			}
+			if c.want == nil && !got.Until.IsZero() || c.want != nil && !got.Until.Equal(*c.want) {
+				t.Errorf("it ends at %v, want %v", got.Until, c.want)
+			}
+			if want := now.Add(time.Duration(min(1, len(c.ends)-1)) * time.Second); !got.At.Equal(want) {
+				t.Errorf("it began at %v, want %v", got.At, want)
+			}
+		})
+	}
+}
+
 // An assertion that was encrypted for this gateway is opened, one for another is not; requests are signed.
 func TestEncrypted(t *testing.T) {
 	t.Parallel()

@@ -48,6 +48,7 @@ var homes = map[string][]string{
 	"github.com/transparency-dev":     {"tlog", "tlog/record", "tlog/local", "tlog/tlogtest"},
 	"golang.org/x/mod":                {"tlog", "tlog/local", "tlog/tlogtest", "keys", "witness", "verify", "cmd"},
 	"filippo.io/mldsa":                {"tlog"},
+	"filippo.io/age":                  {"tlog/record/original"},
 	"golang.org/x/text":               {"tlog/record/mask"},
 	"github.com/nyaruka/phonenumbers": {"tlog/record/mask"},
 	"github.com/BurntSushi/toml":      {"tlog/record/mask"}, // the format of rules for secrets

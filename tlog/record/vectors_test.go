@@ -80,6 +80,13 @@ type (
 		Sum     tlog.Hash `json:"sum"`
 		Plain   []byte    `json:"plain"` // the record
 	}
+	originalVector struct {
+		Name     string `json:"name"`
+		Valid    bool   `json:"valid"`
+		Identity string `json:"identity"`
+		Record   []byte `json:"record"`
+		Exact    []byte `json:"exact"`
+	}
 )
 
 // vectors reads one file of vectors. One that is not there is made, and the test fails so that somebody looks at it:
@@ -399,6 +406,10 @@ func TestFormatExamples(t *testing.T) {
 		want["promises.json: "+v.Name+", key"] = v.Key.String()
 		want["promises.json: "+v.Name+", text"] = strings.TrimSuffix(v.Text, "\n")
 		want["promises.json: "+v.Name+", signature"] = hexLines(v.Signature)
+	}
+	for _, v := range vectors[[]originalVector](t, "originals.json", nil) {
+		want["originals.json: "+v.Name+", identity"] = strings.TrimSuffix(v.Identity, "\n")
+		want["originals.json: "+v.Name+", record"] = hexLines(v.Record)
 	}
 	blocks := regexp.MustCompile("(?s)<!-- (.*?) -->\n```\n(.*?)\n```").FindAllSubmatch(doc, -1)
 	if len(blocks) < 10 {

@@ -279,7 +279,7 @@ func (s *scratch) wipe() {
 		s.wipeOne(&s.folds[i])
 	}
 	s.spans, s.edits, s.findings, s.most = s.spans[:0], s.edits[:0], nil, 0
-	s.shadows = s.shadows[:0]
+	s.shadows, s.asked = s.shadows[:0], 0
 	s.doc.b, s.inside.b = nil, nil
 	for _, c := range s.channels {
 		clear(c.text)

@@ -40,6 +40,8 @@ type scratch struct {
 	shadows  [][2]int // arrays that say again what a piece says
 	findings Findings
 	most     int // length of the longest body since the last wipe
+	asked    int // how often the library of telephone numbers was
+	spent    int // bytes that expressions which span lines were shown of the text at hand
 }
 
 // A layer is a text a little plainer than the one below it.
@@ -194,8 +196,8 @@ func (s *scratch) around(b []byte, from, to int, l *layer, free bool, depth int)
 	}
 }
 
-// tornAround is how far around a tear is looked for what was torn.
-const tornAround = 48
+// tornAround is how far around a tear the pieces may reach.
+const tornAround = 160
 
 // torn finds what the end of a line, or the beginning or end of bold type, tears in two: it looks at what is left if that is taken
 // away, where numbers or addresses are on both sides. Keys are looked for across lines where their rules are.
@@ -230,12 +232,19 @@ func (s *scratch) torn(b []byte, from, to, depth int) {
 
 // mend looks at b[from:to] around b[at:end] without it, for what is on both sides.
 func (s *scratch) mend(b []byte, from, to, at, end, depth int) {
-	lo, hi := max(from, at-tornAround), min(to, end+tornAround)
-	for lo > from && lo > at-4*tornAround && is(b[lo-1], isDense) {
-		lo--
+	lo, hi, digits := at, end, 0
+	for ; lo > from && at-lo < tornAround && is(b[lo-1], isDense|isLocal); lo-- {
+		if is(b[lo-1], isDigit) {
+			digits++
+		}
 	}
-	for hi < to && hi < end+4*tornAround && is(b[hi], isDense) {
-		hi++
+	for ; hi < to && hi-end < tornAround && is(b[hi], isDense|isLocal); hi++ {
+		if is(b[hi], isDigit) {
+			digits++
+		}
+	}
+	if hi-lo < 8 || digits < 2 && b[at] != '*' {
+		return
 	}
 	s.mended = append(append(s.mended[:0], b[lo:at]...), b[end:hi]...)
 	base, cut := len(s.found), at-lo
@@ -263,6 +272,7 @@ func (s *scratch) look(b []byte, at, end, from, to int, free bool, depth int) {
 		v.keys = progress{w: s.m.secrets.words, hits: s.keys[:0]}
 	}
 	s.starts = s.starts[:0]
+	s.spent = 0
 	v.scan()
 	v.listed()
 	s.near, s.code, s.keys = v.near.said, v.code.said, v.keys.hits

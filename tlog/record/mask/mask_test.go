@@ -2,7 +2,10 @@ package mask_test
 
 import (
 	"bytes"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -243,4 +246,59 @@ func FuzzPath(f *testing.F) {
 			t.Fatalf("%s: %s became %s", path, body, out)
 		}
 	})
+}
+
+// A value is found in every spelling that is promised.
+func TestSpellings(t *testing.T) {
+	m := masker(t, mask.Config{})
+	each := func(f func(r rune) string) func(string) string {
+		return func(s string) string {
+			var b strings.Builder
+			for _, r := range s {
+				b.WriteString(f(r))
+			}
+			return b.String()
+		}
+	}
+	digits := func(zero rune) func(string) string {
+		return each(func(r rune) string {
+			if '0' <= r && r <= '9' {
+				r += zero - '0'
+			}
+			return string(r)
+		})
+	}
+	between := func(sep string) func(string) string {
+		return func(s string) string { return strings.Join(strings.Split(s, ""), sep) }
+	}
+	middle := func(sep string) func(string) string {
+		return func(s string) string { return s[:len(s)/2] + sep + s[len(s)/2:] }
+	}
+	format := func(f string) func(string) string { return each(func(r rune) string { return fmt.Sprintf(f, r) }) }
+	twice := func(f func(string) string) func(string) string { return func(s string) string { return f(f(s)) } }
+	spellings := map[string]func(string) string{
+		"percent": format("%%%02X"), "percent twice": twice(format("%%%02x")), "decimal": format("&#%d;"), "hexadecimal": format("&#x%x;"), "escaped": format(`\u%04x`),
+		"escaped twice": format(`\\u%04X`), "quoted": func(s string) string { return `\"` + s + `\"` }, "full width": each(func(r rune) string { return string(r - '!' + '！') }),
+		"no width": between("\u200b"), "joined": between("\u200d"), "soft hyphens": between("\u00ad"), "combining": between("\u034f"), "zeros": between("\x00"), "selectors": between("\ufe0f"),
+		"mathematical": digits('𝟎'), "arabic": digits('٠'), "thai": digits('๐'), "line end": middle("\n"), "line end, too": middle("\r\n"), "bold": middle("**"),
+		"base64": func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }, "base64 of URLs": func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) },
+		"bytes": func(s string) string { return hex.EncodeToString([]byte(s)) }, "in a sentence": func(s string) string { return "It is " + s + ", I think." },
+		"twice": func(s string) string {
+			return base64.StdEncoding.EncodeToString([]byte(`{"a":"` + format(`\u%04x`)(s) + `"}`))
+		},
+	}
+	for name, spell := range spellings {
+		for _, v := range []string{
+			"jane.doe@example.com", "4111111111111111", "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789ABCD", "AKIAIOSFODNN7EXAMPLE", "078-05-1120", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln",
+			"DE89370400440532013000", "ghp_1234567890abcdefABCDEF1234567890abcd", "203.0.113.77", "xoxb-123456789012-123456789012-abcdefABCDEF123456789012",
+		} {
+			in := spell(v)
+			out, f := m.Text(nil, []byte(in))
+			if len(f) != 1 || f[0].Count != 1 {
+				t.Errorf("%s: %v in %q", name, f, in)
+			} else if part := leak(string(out), v); part != "" {
+				t.Errorf("%s: %q leaks %q", name, out, part)
+			}
+		}
+	}
 }

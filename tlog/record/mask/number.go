@@ -502,7 +502,7 @@ func (v *view) pinOrCode(ws, we int, digits bool) int {
 func (v *view) labelled(ws int) int {
 	b := v.b
 	to, digits, size := ws, 0, 0
-	for to < len(b) && (isWord(b[to]) || b[to] == '-' && to+1 < len(b) && isWord(b[to+1])) {
+	for to < len(b) && size <= 20 && (isWord(b[to]) || b[to] == '-' && to+1 < len(b) && isWord(b[to+1])) {
 		if is(b[to], isDigit) {
 			digits++
 		}

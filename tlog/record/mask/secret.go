@@ -7,11 +7,12 @@ import (
 )
 
 const (
-	minWord    = 20       // bytes of a secret without digits
-	keyBefore  = 160      // bytes before a run of dense bytes in which keywords count
-	window     = 120      // bytes before a keyword that an expression is shown
-	windowPast = 48       // bytes after the run
-	maxPast    = 16 << 10 // the same, of rules that span lines
+	minWord    = 20  // bytes of a secret without digits
+	keyBefore  = 160 // bytes before a run of dense bytes in which keywords count
+	window     = 120 // bytes before a keyword that an expression is shown
+	windowPast = 48  // bytes after the run
+	manyLines  = 600 // the same, from which a rule spans lines
+	maxPast    = 16 << 10
 )
 
 // dense looks at the run of dense bytes around i: whether a rule knows it, and whether it is text in base64 or hexadecimal.
@@ -126,9 +127,13 @@ func (v *view) again(rule int32, at int) bool {
 
 // startRule tries a rule where a keyword stands that all it matches begins with.
 func (v *view) startRule(r *secretRule, at int) int {
+	if !v.afford(r) {
+		return 0
+	}
 	w := v.b[at:min(len(v.b), at+r.past)]
 	m := r.start.FindSubmatchIndex(w)
 	if m == nil {
+		v.spend(r, len(w))
 		return 0
 	}
 	from, to := secretIn(m, r.group, r.names)
@@ -225,12 +230,29 @@ func (v *view) cut(from, to int, hits []hit) int {
 	return end
 }
 
+// afford reports whether an expression that spans lines may be shown more of this text: they are slow, and a text that has their
+// keywords again and again would take for ever. The others are not bounded.
+func (v *view) afford(r *secretRule) bool {
+	return r.past <= manyLines || v.spent <= 256<<10+2*len(v.b)
+}
+
+// spend notes what a rule's expression was shown in vain.
+func (v *view) spend(r *secretRule, n int) {
+	if r.past > manyLines {
+		v.spent += n
+	}
+}
+
 // tryRule looks for a rule's secrets in b[lo:hi].
 func (v *view) tryRule(r *secretRule, lo, hi int) int {
+	if !v.afford(r) {
+		return 0
+	}
 	for hi = min(hi, len(v.b)); lo < hi; {
 		w := v.b[lo:hi]
 		m := r.expr.FindSubmatchIndex(w)
 		if m == nil {
+			v.spend(r, len(w))
 			return 0
 		}
 		from, to := secretIn(m, r.group, r.names)

@@ -233,12 +233,12 @@ func (s *scratch) torn(b []byte, from, to, depth int) {
 // mend looks at b[from:to] around b[at:end] without it, for what is on both sides.
 func (s *scratch) mend(b []byte, from, to, at, end, depth int) {
 	lo, hi, digits := at, end, 0
-	for ; lo > from && at-lo < tornAround && is(b[lo-1], isDense|isLocal); lo-- {
+	for ; lo > from && at-lo < tornAround && (is(b[lo-1], isDense|isLocal) || b[lo-1] == '@'); lo-- {
 		if is(b[lo-1], isDigit) {
 			digits++
 		}
 	}
-	for ; hi < to && hi-end < tornAround && is(b[hi], isDense|isLocal); hi++ {
+	for ; hi < to && hi-end < tornAround && (is(b[hi], isDense|isLocal) || b[hi] == '@'); hi++ {
 		if is(b[hi], isDigit) {
 			digits++
 		}

@@ -69,6 +69,7 @@ ifeq ($(VAULT),)
 else
 	@$(BESIDE) $(BIN)/tally-bench
 endif
+	cd bench/peers && $(GO) run .
 
 race:
 	CGO_ENABLED=1 $(GO) test -race ./...

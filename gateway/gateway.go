@@ -39,6 +39,7 @@ import (
 
 	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
+	"github.com/tallystick/tallystick/tlog/record/mask"
 )
 
 // Log is what a gateway needs of the log it writes to.
@@ -213,6 +214,8 @@ type Gateway struct {
 	identifiers []Identifier // in the order in which they are asked
 	strangers   ration       // of refusals of bad credentials that are on record
 
+	mask *mask.Masker // of the first route that masks; nil for none
+
 	law      atomic.Pointer[inForce] // nil while there is none
 	lawful   chan struct{}           // closed when there is one
 	policing sync.Mutex              // held while another comes into force
@@ -260,6 +263,11 @@ func New(cfg Config) (*Gateway, error) {
 	var err error
 	if g.routes, err = newRoutes(cfg.Routes); err != nil {
 		return nil, err
+	}
+	for _, m := range g.routes {
+		if g.mask = m.route.Mask; g.mask != nil {
+			break
+		}
 	}
 	keys, err := newCallers(cfg.Callers, g.routes)
 	if err != nil {

@@ -87,7 +87,7 @@ func crash(t *testing.T, harm func(dir string), change func(*Config)) (second *w
 	t.Cleanup(leave)
 	var ready sync.WaitGroup
 	for i, c := range []struct{ path, prompt string }{
-		{"/v1", "/stall 3 hello out there in the world"},
+		{"/v1", "/stall 5 /say " + cardInAnswer + " there in the world"},
 		{"/v1", "/slow 1ms /endless hello"},
 		{"/v1", "/slow 200us /endless hello and more"},
 		{"/any/v1", "/slow 1ms /endless hello"},

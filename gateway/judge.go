@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -178,14 +177,5 @@ func (c *call) addJudgement(r *record.Record) {
 	}
 	if len(c.judgement.Failed) > 0 {
 		r.Add(record.FieldFailed, []byte(strings.Join(c.judgement.Failed, "\n")))
-	}
-	if c.facts.Known&KnownFindings != 0 {
-		rows := make([][3]any, len(c.facts.Findings))
-		for i, x := range c.facts.Findings {
-			rows[i] = [3]any{x.Kind, x.Rule, x.Count}
-		}
-		if b, err := json.Marshal(rows); err == nil {
-			r.Add(record.FieldFindings, b)
-		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/tallystick/tallystick/tlog/record/mask"
 )
 
 // An API says how a model's interface speaks: which paths it has, how it takes a credential, what ends its streams and
@@ -82,6 +84,8 @@ type Route struct {
 	// An empty Header means what the API uses: Authorization with Bearer, or x-api-key.
 	Credential     Secret
 	Header, Scheme string
+	// Mask masks what is written down of calls on this route; nil for nothing. The calls themselves it does not change.
+	Mask *mask.Masker
 	// Forward and Return name further headers to pass to the model and back to the caller.
 	Forward, Return []string
 

@@ -89,6 +89,7 @@ type call struct {
 	keyName string
 	key     []byte
 
+	masked    *masked // what of the request is written down, where that is not what was sent
 	facts     Facts
 	judged    bool // by a policy
 	judgement Judgement
@@ -149,6 +150,7 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 	// 3. Decide: where the call may go, and by which rules.
 	no := c.decide(ctx)
 	if no == nil {
+		c.mask(ctx)
 		no = c.judge(ctx)
 	}
 	if no != nil {
@@ -279,7 +281,13 @@ const mostRetry = time.Minute
 
 // requestRecord is what is known of a call before it is sent.
 func (c *call) requestRecord(ctx *fasthttp.RequestCtx) record.Record {
-	r := make(record.Record, 0, 24)
+	target, headers, body, model := ctx.Request.Header.RequestURI(), []byte(nil), ctx.Request.Body(), []byte(c.model)
+	if c.mask(ctx); c.masked != nil {
+		target, headers, body, model = c.masked.target, c.masked.headers, c.masked.body, c.masked.model
+	} else {
+		headers = recordedHead(ctx.Request.Header.RawHeaders())
+	}
+	r := make(record.Record, 0, 26)
 	r.Add(record.FieldSession, []byte(c.id.String()))
 	if c.caller != nil {
 		addCaller(&r, c.caller)
@@ -290,14 +298,17 @@ func (c *call) requestRecord(ctx *fasthttp.RequestCtx) record.Record {
 		r.Add(record.FieldUpstream, []byte(c.route.Upstream.String()))
 	}
 	if c.model != "" {
-		r.Add(record.FieldModel, []byte(c.model))
+		r.Add(record.FieldModel, model)
 	}
 	r.Add(record.FieldMethod, ctx.Request.Header.Method())
-	r.Add(record.FieldTarget, ctx.Request.Header.RequestURI())
-	r.Add(record.FieldHeaders, recordedHead(ctx.Request.Header.RawHeaders()))
+	r.Add(record.FieldTarget, target)
+	r.Add(record.FieldHeaders, headers)
 	r.Add(record.FieldTimes, append(appendTime(nil, "received", c.received), '}'))
 	c.addJudgement(&r)
-	r.Add(record.FieldBody, ctx.Request.Body())
+	if c.facts.Known&KnownFindings != 0 {
+		addFindings(&r, c.facts.Findings)
+	}
+	r.Add(record.FieldBody, body)
 	return r
 }
 
@@ -520,12 +531,6 @@ func (c *call) responseRecord(a answered) record.Record {
 	r := make(record.Record, 0, 10)
 	r.Add(record.FieldSession, []byte(c.id.String()))
 	r.Add(record.FieldStatus, strconv.AppendInt(nil, int64(a.status), 10))
-	if a.header != nil {
-		r.Add(record.FieldHeaders, recordedHeader(a.header))
-	}
-	if a.events != nil {
-		r.Add(record.FieldEvents, a.events)
-	}
 	if a.finish != "" {
 		r.Add(record.FieldFinish, []byte(a.finish))
 	}
@@ -540,7 +545,7 @@ func (c *call) responseRecord(a answered) record.Record {
 	times = appendTime(times, "sent", c.sent)
 	times = appendTime(times, "first", c.first)
 	r.Add(record.FieldTimes, append(appendTime(times, "ended", time.Now()), '}'))
-	r.Add(record.FieldBody, a.body)
+	c.addAnswer(&r, &a)
 	return r
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
+	"github.com/tallystick/tallystick/tlog/record/mask"
 )
 
 // closeUnfinished gives an end to the sessions that earlier boots left open: a response with the outcome interrupted,
@@ -121,9 +122,18 @@ func (g *Gateway) interrupted(ctx context.Context, u record.Unfinished, kept rem
 		key, _ = g.cfg.Keys.Open(ctx, name) // if it does not open, another seals what there is to say
 		what = fmt.Sprintf("%d bytes of the answer in %d pieces, journaled before they were passed on", len(m.body), m.pieces)
 		r.Add(record.FieldStatus, strconv.AppendInt(nil, int64(m.status), 10))
-		r.Add(record.FieldHeaders, m.header)
-		r.Add(record.FieldEvents, append(m.table, ']'))
-		r.Add(record.FieldBody, m.body)
+		header, body, events := m.header, m.body, append(m.table, ']')
+		if masker := g.maskOf(ctx, u); masker != nil {
+			var found mask.Findings
+			kind, coding := headOf(header)
+			header, body, events, found = maskAnswer(masker, header, kind, coding, body, events)
+			addFindings(&r, findingsOf(found))
+		}
+		r.Add(record.FieldHeaders, header)
+		if events != nil {
+			r.Add(record.FieldEvents, events)
+		}
+		r.Add(record.FieldBody, body)
 	}
 	if kept.damaged || m != nil && m.torn {
 		what += "; the journal is damaged: more may have been passed on than can be read"

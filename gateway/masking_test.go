@@ -1,0 +1,157 @@
+package gateway
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/tallystick/tallystick/tlog"
+	"github.com/tallystick/tallystick/tlog/record"
+	"github.com/tallystick/tallystick/tlog/record/mask"
+)
+
+// The card numbers of these tests pass the check of their digits, and are nobody's.
+const (
+	cardInBody   = "4111 1111 1111 1111"
+	cardInAnswer = "5555 5555 5555 4444"
+)
+
+func masker(t *testing.T) *mask.Masker {
+	t.Helper()
+	secrets, err := mask.DefaultSecrets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := mask.New(mask.Config{Key: bytes.Repeat([]byte("m"), 32), Secrets: secrets})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func masking(t *testing.T) func(*Config) {
+	m := masker(t)
+	return func(c *Config) {
+		for i := range c.Routes {
+			c.Routes[i].Mask = m
+		}
+	}
+}
+
+// content is everything that the log has of what was said, opened.
+func (w *world) content() string {
+	var b strings.Builder
+	for _, k := range w.sessions() {
+		for _, r := range k.records {
+			for _, f := range r {
+				fmt.Fprintf(&b, "%s: %s\n", f.Name, f.Value)
+			}
+		}
+	}
+	return b.String()
+}
+
+// What the masker knows is nowhere in the records: not of bodies, streams in pieces, headers, targets or refusals. The model gets
+// what was sent, and the caller what was answered.
+func TestMaskedRecords(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, masking(t))
+	for _, c := range []struct{ name, path, body, got string }{
+		{"a body", "/v1/chat/completions", chat("/say "+cardInAnswer+" for "+cardInBody, false), cardInAnswer},
+		{"a stream", "/v1/chat/completions", chat("/say "+cardInAnswer+" for "+cardInBody, true), ""},
+		{"messages", "/v1/messages", chat("/say "+cardInAnswer+" for "+cardInBody, false), cardInAnswer},
+		{"messages, streamed", "/v1/messages", chat("/say "+cardInAnswer+" for "+cardInBody, true), ""},
+		{"a query", "/v1/chat/completions?card=" + strings.ReplaceAll(cardInAnswer, " ", "%20"), chat("hi", false), "hi"},
+		{"no JSON", "/v1/chat/completions", `{"messages": "` + cardInBody, ""},
+		{"no route", "/nowhere?card=" + strings.ReplaceAll(cardInAnswer, " ", "%20"), `{"card":"` + cardInBody + `"}`, ""},
+		{"another API", "/any/v1/chat/completions", chat("/say "+cardInAnswer, false), cardInAnswer},
+	} {
+		body := c.body
+		if strings.HasPrefix(c.path, "/v1/messages") {
+			body = strings.Replace(body, `{"model"`, `{"max_tokens":100,"model"`, 1)
+		}
+		req, err := http.NewRequest("POST", w.base+c.path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+callerKey)
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Anthropic-Version", "2023-06-01")
+		req.Header.Set("X-Card", cardInAnswer)
+		resp, err := w.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || !strings.Contains(string(b), c.got) {
+			t.Errorf("%s: %d %s %v", c.name, resp.StatusCode, b, err)
+		}
+		if got, ok := w.model.Last(); c.got != "" && (!ok || string(got.Body) != body) {
+			t.Errorf("%s: the model got %s", c.name, got.Body)
+		}
+	}
+	text := w.content()
+	for _, secret := range []string{cardInBody, cardInAnswer, strings.ReplaceAll(cardInAnswer, " ", "%20"), `" 4444"`, `"content":"5555"`} {
+		if i := strings.Index(text, secret); i >= 0 {
+			t.Errorf("%s is on record: …%q…", secret, text[max(0, i-200):min(len(text), i+100)])
+		}
+	}
+	if n := strings.Count(text, "⟦CARD:"); n < 12 {
+		t.Errorf("%d masks", n)
+	}
+	if !strings.Contains(text, `findings: [["CARD","",`) {
+		t.Error("nobody is told what was found")
+	}
+	for _, k := range w.sessions() {
+		if e, r := k.last(); e.Kind == record.Response && get(r, record.FieldEvents) != "" {
+			total := 0
+			for _, row := range strings.Split(strings.Trim(get(r, record.FieldEvents), "[]"), "],[") {
+				var n, gap int
+				fmt.Sscanf(row, "%d,%d", &n, &gap)
+				total += n
+			}
+			if body, _ := r.Get(record.FieldBody); total != len(body) {
+				t.Errorf("events of %d bytes, and a body of %d", total, len(body))
+			}
+		}
+	}
+}
+
+// Rules see what the masker found.
+func TestRulesSeeFindings(t *testing.T) {
+	t.Parallel()
+	seen := make(chan Facts, 10)
+	w := newWorld(t, func(c *Config) {
+		masking(t)(c)
+		c.Policy = seer{seen}
+	})
+	w.post("/v1/chat/completions", chat("pay with "+cardInBody, false)).Body.Close()
+	if f := <-seen; f.Known&KnownFindings == 0 || len(f.Findings) != 1 || f.Findings[0] != (Finding{"CARD", "", 1}) {
+		t.Errorf("%+v", f.Findings)
+	}
+	w.post("/v1/chat/completions", chat("hello", false)).Body.Close()
+	if f := <-seen; f.Known&KnownFindings == 0 || len(f.Findings) != 0 {
+		t.Errorf("%+v", f.Findings)
+	}
+}
+
+type seer struct{ seen chan Facts }
+
+func (seer) Text() []byte               { return []byte("seer") }
+func (seer) Version() (h tlog.Hash)     { return h }
+func (s seer) Judge(f *Facts) Judgement { s.seen <- *f; return Judgement{Verdict: Allow} }
+
+// What a gateway that died had passed on is masked by the next one.
+func TestMaskedRemnants(t *testing.T) {
+	t.Parallel()
+	w, readers, bodies := crash(t, nil, masking(t))
+	all := w.closed(len(readers) + bodies)
+	_, r := all[mustID(t, readers[0].session)].last()
+	if body := get(r, record.FieldBody); !strings.Contains(readers[0].seen(), `" 4444"`) || strings.Contains(body, `" 4444"`) || !strings.Contains(body, "⟦CARD:") {
+		t.Errorf("the caller saw %q, and on record is %q", readers[0].seen(), body)
+	}
+}

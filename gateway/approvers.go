@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -13,6 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	strictjson "github.com/go-json-experiment/json"
 	"github.com/valyala/fasthttp"
 
 	"github.com/tallystick/tallystick/tlog"
@@ -55,6 +55,7 @@ type HookAnswer struct {
 
 var (
 	noSuchApproval      = &refusal{http.StatusNotFound, "unknown_approval", "there is no such approval that is yours to decide at this gateway; it may have ended, or be asked at another"}
+	unknownDecision     = &refusal{http.StatusServiceUnavailable, "record_unavailable", "it is not known yet what is on record about the approval; look again in a while"}
 	unavailableDecision = &refusal{http.StatusServiceUnavailable, "record_unavailable", "the decision could not be recorded, so it does not count; try again"}
 	notJSON             = &refusal{http.StatusUnsupportedMediaType, "not_json", "a decision is sent as application/json"}
 	crossSite           = &refusal{http.StatusForbidden, "cross_site", "the request comes from a page of another site"}
@@ -160,14 +161,7 @@ func (g *Gateway) approvalsFor(ctx *fasthttp.RequestCtx, path string) (any, *ref
 		Decision string `json:"decision"`
 		Reason   string `json:"reason"`
 	}
-	d := json.NewDecoder(bytes.NewReader(ctx.Request.Body()))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&in); err == nil {
-		_, err = d.Token()
-		if !errors.Is(err, io.EOF) {
-			return nil, &refusal{http.StatusBadRequest, "invalid_json", "a decision is one JSON object"}
-		}
-	} else {
+	if err := strictjson.Unmarshal(ctx.Request.Body(), &in, strictjson.RejectUnknownMembers(true)); err != nil {
 		return nil, &refusal{http.StatusBadRequest, "invalid_json", `a decision is {"decision": "approve", "deny" or "break_glass", "reason": "…"}`}
 	}
 	return g.decided(work, id, p, in.Decision, in.Reason)
@@ -222,7 +216,7 @@ func (b *book) list(p *Principal) any {
 		Approvals []approvalView `json:"approvals"`
 	}{[]approvalView{}}
 	for _, q := range b.byID {
-		if q.foreign == "" && q.state != onItsWay && q.state < used && (b.mayDecide(p, q, yes) || q.caller == p.Name) {
+		if q.foreign == "" && q.state != onItsWay && q.state < used && (b.mayLook(p, q) || q.caller == p.Name) {
 			out.Approvals = append(out.Approvals, q.view(p))
 		}
 	}
@@ -234,13 +228,13 @@ func (b *book) list(p *Principal) any {
 func (b *book) look(ctx context.Context, id record.ID, p *Principal) (any, *refusal) {
 	b.mu.Lock()
 	q := b.byID[id]
-	if q == nil || q.foreign != "" || q.state == onItsWay || !b.mayDecide(p, q, yes) && q.caller != p.Name {
+	if q == nil || q.foreign != "" || q.state == onItsWay || !b.mayLook(p, q) && q.caller != p.Name {
 		b.mu.Unlock()
 		return nil, noSuchApproval
 	}
-	v := q.view(p)
+	v, over := q.view(p), q.state >= used
 	b.mu.Unlock()
-	if v.Yours || !b.mayDecide(p, q, yes) || q.state >= used {
+	if v.Yours || !b.mayLook(p, q) || over {
 		return v, nil
 	}
 	var r record.Record
@@ -310,6 +304,9 @@ func (g *Gateway) serveHook(ctx *fasthttp.RequestCtx, name string) {
 		return
 	}
 	a, err := hook.Read(func(name string) string { return string(ctx.Request.Header.Peek(name)) }, ctx.Request.Body())
+	if err == nil && (a.Who == nil || a.Who.Name == "") {
+		err = errors.New("the hook names nobody")
+	}
 	if err != nil {
 		g.log.Warn("a decision that was sent on is refused", "hook", name, "err", err)
 		g.writer.Shed(1)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tallystick/tallystick/tlog"
@@ -71,6 +72,9 @@ func (b *book) decide(ctx context.Context, id record.ID, p *Principal, what deci
 			return nil, questionOver(expired)
 		}
 		b.g.log.Error("a decision could not be recorded", "approval", q.id, "err", err)
+		if unknown(err) {
+			return nil, unknownDecision
+		}
 		return nil, unavailableDecision
 	}
 	b.mu.Lock()
@@ -87,7 +91,7 @@ func (b *book) decide(ctx context.Context, id record.ID, p *Principal, what deci
 		q.yeses = append(q.yeses, who)
 		q.grant = t.Leaf()
 		q.yesUntil(time.Now())
-		b.becomes(q, granted)
+		b.lost(q, granted) // another gateway may have used it already
 	}
 	got = len(q.yeses)
 	b.mu.Unlock()
@@ -111,6 +115,8 @@ func (b *book) refuses(q *question, who person, what decision) *refusal {
 	switch {
 	case who.same(person{q.caller, q.email}):
 		return &refusal{http.StatusForbidden, "self_approval", "nobody decides about a call of his own"}
+	case q.state == using && q.by.IsZero(): // something about it is on its way into the log
+		return unknownDecision
 	case q.state != waiting:
 		return questionOver(q.state)
 	case slices.ContainsFunc(q.yeses, who.same):
@@ -130,12 +136,19 @@ func questionOver(s asked) *refusal {
 	return &refusal{http.StatusConflict, "already_decided", "the approval " + what}
 }
 
-// mayDecide says whether p is somebody who is asked; whether it is his own call is said later, in words.
+// mayDecide says whether p is somebody who is asked, or may break the glass where that is what he does: no more than that, so
+// that it is always loud. Whether it is his own call is said later, in words.
 func (b *book) mayDecide(p *Principal, q *question, what decision) bool {
+	groups := q.groups
 	if what == glass {
-		return anyOf(p.Groups, b.c.Glass)
+		groups = b.c.Glass
 	}
-	return q.foreign == "" && (anyOf(p.Groups, q.groups) || anyOf(p.Groups, b.c.Glass))
+	return q.foreign == "" && anyOf(p.Groups, groups)
+}
+
+// mayLook says whether p is somebody who may come to decide.
+func (b *book) mayLook(p *Principal, q *question) bool {
+	return b.mayDecide(p, q, yes) || b.mayDecide(p, q, glass)
 }
 
 func anyOf(some, of []string) bool {
@@ -143,9 +156,9 @@ func anyOf(some, of []string) bool {
 }
 
 // add appends an entry to the chain of the session that asked, sealed under its data key, and waits until it is durable.
-// The caller has the turn.
+// The caller has the turn. Where nobody knows whether the entry is in the log, the question is the next boot's.
 func (b *book) add(ctx context.Context, q *question, e record.Entry, r record.Record, before time.Time) (*record.Ticket, error) {
-	d, err := b.draft(ctx, q.request.Entry, e, r)
+	d, err := b.draft(ctx, q, e, r)
 	if err != nil {
 		return nil, err
 	}
@@ -157,6 +170,13 @@ func (b *book) add(ctx context.Context, q *question, e record.Entry, r record.Re
 	if err == nil {
 		err = b.g.settled(t)
 	}
+	if unknown(err) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if q.closed = true; q.state < used {
+			q.state, q.by = using, record.ID{}
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -165,10 +185,11 @@ func (b *book) add(ctx context.Context, q *question, e record.Entry, r record.Re
 }
 
 // draft seals a record with the key of a session's request, or with another where that does not open.
-func (b *book) draft(ctx context.Context, request, e record.Entry, r record.Record) (record.Draft, error) {
+func (b *book) draft(ctx context.Context, q *question, e record.Entry, r record.Record) (record.Draft, error) {
 	var name string
 	var key []byte
-	payload, err := b.g.cfg.Log.Payload(ctx, request.Payload)
+	request := &q.request.Entry
+	payload, err := b.payload(q)(ctx, request.Payload)
 	if err == nil {
 		if name, err = record.KeyOf(payload); err == nil {
 			key, err = b.g.cfg.Keys.Open(ctx, name)
@@ -225,20 +246,34 @@ func (b *book) tidy(ctx context.Context) {
 		}
 	}
 	b.mu.Unlock()
-	for _, q := range late {
-		b.expire(ctx, q)
+	together(late, func(q *question) { b.expire(ctx, q) })
+	together(done, func(q *question) { b.end(ctx, q) })
+}
+
+// tidyTogether is how many questions are seen to at once: the log takes their entries together.
+const tidyTogether = 64
+
+func together(some []*question, do func(*question)) {
+	var all sync.WaitGroup
+	places := make(chan struct{}, tidyTogether)
+	for _, q := range some {
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			do(q)
+		})
 	}
-	for _, q := range done {
-		b.end(ctx, q)
-	}
+	all.Wait()
 }
 
 // expire ends a question to which nobody has answered in time, or whose yes nobody has used.
 func (b *book) expire(ctx context.Context, q *question) {
 	if q.foreign != "" {
 		b.mu.Lock()
-		b.becomes(q, expired)
-		b.mu.Unlock()
+		defer b.mu.Unlock()
+		if q.state == waiting || q.state == granted {
+			b.becomes(q, expired)
+		}
 		return
 	}
 	select {
@@ -274,13 +309,13 @@ func (b *book) expire(ctx context.Context, q *question) {
 		s = used
 	}
 	switch {
-	case err != nil && t == nil:
+	case unknown(err): // or it is on record, and what else is there nobody knows: the next boot ends it
+	case err != nil:
 		b.g.log.Warn("an approval that nobody gave could not be ended on record yet", "approval", q.id, "err", err)
 		q.state = waiting
 		if q.grant != (tlog.Hash{}) {
 			q.state = granted
 		}
-	case err != nil: // on record, and what else is there nobody knows: the next boot ends it
 	default:
 		if q.by = q.use.session; s == used {
 			b.becomes(q, used)
@@ -315,7 +350,9 @@ func (b *book) end(ctx context.Context, q *question) {
 	_, err := b.add(ctx, q, e, r, time.Time{})
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if q.closed = err == nil; err != nil && ctx.Err() == nil {
+	if err == nil {
+		q.closed = true
+	} else if ctx.Err() == nil {
 		b.g.log.Warn("the session of an approval could not be closed yet", "approval", q.id, "err", err)
 	}
 }
@@ -351,8 +388,18 @@ func (b *book) restore(ctx context.Context, u record.Unfinished) error {
 	q := &question{id: u.Session, request: u.Entries[0], prev: u.Leaf, turn: make(chan struct{}, 1), changed: make(chan struct{}), state: waiting}
 	for i := range u.Entries {
 		e := &u.Entries[i].Entry
-		r, err := b.g.coder.Read(ctx, e, b.g.cfg.Log.Payload, b.g.cfg.Keys.Open)
-		if err != nil {
+		var away error // what the record is made of cannot be fetched now
+		r, err := b.g.coder.Read(ctx, e, func(ctx context.Context, sum tlog.Hash) (payload []byte, err error) {
+			payload, away = b.g.cfg.Log.Payload(ctx, sum)
+			return payload, away
+		}, func(ctx context.Context, name string) (key []byte, err error) {
+			key, away = b.g.cfg.Keys.Open(ctx, name)
+			return key, away
+		})
+		switch {
+		case err != nil && away == nil: // nor ever
+			return fmt.Errorf("%w: entry %d: %w", errNoQuestion, u.Entries[i].Index, err)
+		case err != nil:
 			return fmt.Errorf("entry %d: %w", u.Entries[i].Index, err)
 		}
 		switch {
@@ -400,15 +447,17 @@ func (b *book) restore(ctx context.Context, u record.Unfinished) error {
 
 // requestOf returns the record of the request that is asked about.
 func (b *book) requestOf(ctx context.Context, q *question) (record.Record, error) {
+	return b.g.coder.Read(ctx, &q.request.Entry, b.payload(q), b.g.cfg.Keys.Open)
+}
+
+// payload returns what fetches the payload of a question's request, which is kept here until the log serves it.
+func (b *book) payload(q *question) func(ctx context.Context, sum tlog.Hash) ([]byte, error) {
 	b.mu.Lock()
-	sealed := q.sealed
-	b.mu.Unlock()
-	return b.g.coder.Read(ctx, &q.request.Entry, func(ctx context.Context, sum tlog.Hash) ([]byte, error) {
-		if sealed != nil {
-			return bytes.Clone(sealed), nil
-		}
-		return b.g.cfg.Log.Payload(ctx, sum)
-	}, b.g.cfg.Keys.Open)
+	defer b.mu.Unlock()
+	if sealed := q.sealed; sealed != nil {
+		return func(context.Context, tlog.Hash) ([]byte, error) { return bytes.Clone(sealed), nil }
+	}
+	return b.g.cfg.Log.Payload
 }
 
 // follow reads what the gateways of one log write, as soon as it is in the log for good, until ctx ends: which questions
@@ -475,12 +524,12 @@ func (b *book) heard(index uint64, raw []byte) {
 		b.g.log.Error("the log has an entry that cannot be read", "index", index, "err", err)
 		return
 	}
-	ours := e.By == b.g.cfg.ID
-	if e.Reason == record.Used && e.Kind == record.Approval {
+	leaf := tlog.HashLeaf(raw)
+	if e.Kind == record.Approval && e.Reason == record.Used {
 		for _, q := range b.byID {
 			if q.grant == e.Grant && q.use.session.IsZero() {
-				q.use = firstUse{index, tlog.HashLeaf(raw), e.Session}
-				if !ours && q.usedFirst() && (q.state == granted || q.state == waiting) {
+				q.use = firstUse{index, leaf, e.Session}
+				if q.usedFirst() && q.state == granted {
 					q.by = e.Session
 					b.becomes(q, used)
 				}
@@ -488,41 +537,39 @@ func (b *book) heard(index uint64, raw []byte) {
 		}
 		return
 	}
+	// Where a question ended, and what its yes is, must be known before a use is heard, whoever asked: whoever is at this gateway
+	// to say the yes may not have gone on yet.
 	q := b.byID[e.Session]
+	over := e.Kind == record.Response || e.Reason == record.No || e.Reason == record.Expired
+	said := e.Reason == record.Granted || e.Reason == record.Glass
 	switch {
-	case ours:
-	case e.Kind == record.Approval && e.Tag != tlog.Hash{}:
-		if q == nil && e.Until.After(time.Now()) {
+	case e.Tag != tlog.Hash{}:
+		if q == nil && e.By != b.g.cfg.ID && e.Until.After(time.Now()) {
 			q = &question{id: e.Session, foreign: e.By, tag: e.Tag, asked: e.Time, until: e.Until, state: waiting, changed: make(chan struct{}), closed: true}
 			b.byID[q.id], b.tagged[q.id] = q, q
 		}
-	case q == nil || q.foreign == "":
-	case e.Kind == record.Response:
-		q.ends(index)
-		if q.state == waiting || q.state == granted {
-			b.becomes(q, denied)
-		}
-	case e.Reason == record.Granted, e.Reason == record.Glass:
-		if q.grant, q.useBy = tlog.HashLeaf(raw), q.until; q.state == waiting {
-			b.becomes(q, granted)
-		}
-	case e.Reason == record.No:
-		q.ends(index)
-		if q.state == waiting {
-			b.becomes(q, denied)
-		}
-	case e.Reason == record.Expired:
-		q.ends(index)
-		if q.state == waiting || q.state == granted {
-			b.becomes(q, expired)
-		}
-	}
-}
-
-// ends says where another gateway's question ended, unless it had before.
-func (q *question) ends(index uint64) {
-	if q.end == 0 {
+		return
+	case q == nil:
+		return
+	case over && q.end == 0:
 		q.end = index
+	case said && q.grant == tlog.Hash{}:
+		q.grant = leaf
+	}
+	if q.foreign == "" {
+		return // of our own we know more
+	}
+	switch open := q.state == waiting || q.state == granted; {
+	case said && q.state == waiting:
+		q.useBy = q.until
+		b.becomes(q, granted)
+	case !over || !open:
+	case e.Reason == record.Expired:
+		b.becomes(q, expired)
+	case e.Reason == record.No, e.Outcome == record.Denied:
+		b.becomes(q, denied)
+	default: // it ended with a fault of the gateway that asked, and can be asked again
+		b.becomes(q, unasked)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"net/http"
 	"net/url"
 	"slices"
@@ -164,9 +165,10 @@ func (q *question) usedFirst() bool {
 // A person is who decides.
 type person struct{ name, email string }
 
-// same says whether two are one, as far as can be told.
+// same says whether two are one, as far as can be told. Whoever verify takes for one is one here too.
 func (p person) same(q person) bool {
-	return p.name == q.name || p.email != "" && strings.EqualFold(p.email, q.email)
+	a, b := strings.ToLower(strings.TrimSpace(p.email)), strings.ToLower(strings.TrimSpace(q.email))
+	return p.name == q.name || a != "" && strings.EqualFold(a, b)
 }
 
 // A callSum tells one call from another: who asks for what, to the byte.
@@ -200,9 +202,9 @@ func (c *call) sum(ctx *fasthttp.RequestCtx) (sum callSum) {
 	return sum
 }
 
-// tagOf is what stands in a question's entry.
-func tagOf(key []byte, session record.ID, sum callSum) (tag tlog.Hash) {
-	h := hmac.New(sha256.New, key)
+// tagOf is what stands in a question's entry. h is HMAC-SHA-256 with the key.
+func tagOf(h hash.Hash, session record.ID, sum callSum) (tag tlog.Hash) {
+	h.Reset()
 	h.Write(session[:])
 	h.Write(sum[:])
 	h.Sum(tag[:0])
@@ -290,26 +292,15 @@ func (b *book) ready() *refusal {
 // denied is refused for as long as the no is remembered.
 func (b *book) enter(c *call, ctx *fasthttp.RequestCtx) (q *question, mine bool, no *refusal) {
 	a, sum := c.judgement.Approval, c.sum(ctx)
+	b.recognize(sum)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	q = b.byCall[sum]
-	if q == nil {
-		for _, t := range b.tagged {
-			if tagOf(b.c.Key, t.id, sum) == t.tag {
-				q = t
-				b.byCall[sum] = t
-				break
-			}
-		}
-	}
-	if q != nil {
-		switch q.state {
-		case denied, expired:
-			return nil, false, b.refusal(q)
-		case waiting, granted, onItsWay, using:
-			return q, false, nil
-		}
-		q = nil // its yes was used: the same call again is asked about again
+	switch q = b.byCall[sum]; {
+	case !q.stands(): // or its yes was used: the same call again is asked about again
+	case q.state >= used:
+		return nil, false, b.refusal(q)
+	default:
+		return q, false, nil
 	}
 	if len(a.Groups) == 0 {
 		a.Groups = b.c.Groups
@@ -336,11 +327,43 @@ func (b *book) enter(c *call, ctx *fasthttp.RequestCtx) (q *question, mine bool,
 	q = &question{
 		id: c.id, caller: c.caller.Name, email: c.caller.Email, route: c.route.Name, model: c.model, method: c.method, target: string(ctx.Request.Header.RequestURI()),
 		rule: c.judgement.Rule, message: c.judgement.Message, need: max(1, a.Count), groups: slices.Clone(a.Groups),
-		asked: now, until: now.Add(min(within, b.c.Longest)).UTC().Truncate(time.Microsecond), tag: tagOf(b.c.Key, c.id, sum),
+		asked: now, until: now.Add(min(within, b.c.Longest)).UTC().Truncate(time.Microsecond), tag: tagOf(hmac.New(sha256.New, b.c.Key), c.id, sum),
 		valid: a.Valid, turn: make(chan struct{}, 1), held: true, changed: make(chan struct{}),
 	}
 	b.byID[q.id], b.byCall[sum] = q, q
 	return q, true, nil
+}
+
+// stands says whether a question decides about its call, or will. book.mu is held.
+func (q *question) stands() bool {
+	return q != nil && q.state != used && q.state != unasked
+}
+
+// recognize looks for a call among the questions of which only the tag is known, one that is open first. There can be many of
+// these, so b.mu is not held meanwhile.
+func (b *book) recognize(sum callSum) {
+	var some []*question
+	b.mu.Lock()
+	if !b.byCall[sum].stands() {
+		for _, t := range b.tagged {
+			if t.stands() {
+				some = append(some, t)
+			}
+		}
+	}
+	b.mu.Unlock()
+	if len(some) == 0 {
+		return
+	}
+	h := hmac.New(sha256.New, b.c.Key)
+	some = slices.DeleteFunc(some, func(t *question) bool { return tagOf(h, t.id, sum) != t.tag })
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, t := range some {
+		if q := b.byCall[sum]; t.stands() && (!q.stands() || q.state >= used && t.state < used) {
+			b.byCall[sum] = t
+		}
+	}
 }
 
 // refusal is what a caller is told whose call people decided against.
@@ -471,6 +494,9 @@ func (c *call) recordQuestion(ctx *fasthttp.RequestCtx) error {
 			err = c.g.settled(t)
 		}
 	}
+	if unknown(err) {
+		c.last = t // it may come to be in the log, and what is written after it stands behind it
+	}
 	if err != nil {
 		return err
 	}
@@ -599,7 +625,9 @@ func (b *book) take(c *call) (ours bool, state asked, changed <-chan struct{}) {
 	if !q.canTake(c) {
 		return false, q.state, q.changed
 	}
-	q.by, c.last = c.id, q.last
+	if q.by = c.id; c.mine {
+		c.last = q.last
+	}
 	b.becomes(q, using)
 	return true, using, nil
 }
@@ -615,6 +643,10 @@ func (b *book) leave(c *call, notEvenYes bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	q := c.question
+	if q.state == onItsWay { // a fault of ours came before it was asked
+		b.becomes(q, unasked)
+		q.closed = true
+	}
 	if q.state >= used || q.canTake(c) && !notEvenYes {
 		return false
 	}
@@ -633,7 +665,7 @@ func (c *call) notSent(no *refusal, out record.Outcome) *refusal {
 	if c.mine {
 		b.mu.Lock()
 		q.held = false
-		q.closed = err == nil
+		q.closed = err == nil || unknown(err)
 		b.poke()
 		b.mu.Unlock()
 	}
@@ -647,31 +679,40 @@ func (c *call) notSent(no *refusal, out record.Outcome) *refusal {
 // errUsed is why a yes cannot be used: the log has another's use of it before.
 var errUsed = errors.New("another session has used the approval")
 
+// unknown says whether err leaves open if an entry came to be in the log. Then nothing that would contradict it is written after
+// it by this boot: the next one reads what is there.
+func unknown(err error) bool {
+	return errors.Is(err, tlog.ErrHalted) || errors.Is(err, errNoWord)
+}
+
 // useYes puts the use of the yes into the log. When it returns nil, this call and no other may be sent.
 func (c *call) useYes() error {
 	b, q := c.g.book, c.question
+	free := true // the use is certainly not in the log, so the yes is another's to take, also after a fault of ours
+	defer func() {
+		if free {
+			b.giveBack(q)
+		}
+	}()
 	r := make(record.Record, 0, 2)
 	r.Add(record.FieldSession, []byte(c.id.String()))
 	r.Add(record.FieldApproval, []byte(q.id.String()))
 	d, err := c.draft(record.Entry{Kind: record.Approval, Reason: record.Used, Grant: q.grant}, r)
-	var t *record.Ticket
-	if err == nil {
-		if d.After, d.Together, d.Before = c.request, true, q.useBy; c.mine {
-			d.After = q.last
-		}
-		if t, err = c.g.writer.Submit(d); err == nil {
-			err = c.g.settled(t)
-		}
+	if err != nil {
+		return err
 	}
-	if err != nil && (errors.Is(err, tlog.ErrHalted) || errors.Is(err, errNoWord)) {
-		c.last = t
-		return err // nobody knows, and nobody may use it
+	if d.After, d.Together, d.Before = c.request, true, q.useBy; c.mine {
+		d.After = q.last
+	}
+	t, err := c.g.writer.Submit(d)
+	if err == nil {
+		free = false
+		err = c.g.settled(t)
 	}
 	if err != nil {
-		b.mu.Lock()
-		q.by = record.ID{}
-		b.becomes(q, granted)
-		b.mu.Unlock()
+		if free = !unknown(err); !free {
+			c.last = t
+		}
 		return err
 	}
 	c.last = t
@@ -684,18 +725,33 @@ func (c *call) useYes() error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if !ours {
+		b.lost(q, expired)
+		return errUsed
+	}
+	q.closed = c.mine || q.foreign != "" // for then this call's own end is the session's
+	b.becomes(q, used)
+	return nil
+}
+
+// giveBack takes a yes back from a call that did not use it.
+func (b *book) giveBack(q *question) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	q.by = record.ID{}
+	b.lost(q, granted)
+}
+
+// lost says what became of a question whose yes a call did not get: what the log says, and else s. b.mu is held.
+func (b *book) lost(q *question, s asked) {
 	switch {
-	case ours:
-		q.closed = c.mine || q.foreign != "" // for then this call's own end is the session's
-		b.becomes(q, used)
-		return nil
 	case q.usedFirst():
 		q.by = q.use.session
-		b.becomes(q, used)
-	default: // it had ended
-		b.becomes(q, expired)
+		s = used
+	case q.end != 0:
+		s = expired
 	}
-	return errUsed
+	b.becomes(q, s)
 }
 
 // unused ends a call that had a yes and could not use it, and returns what to tell its caller.

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
 )
 
@@ -113,7 +114,7 @@ func (d *Desk) look(ctx context.Context, id record.ID) ([]place, error) {
 	}
 	return places(session, func(f record.Found) ([]string, error) {
 		r, err := d.record(ctx, f.Entry)
-		if err != nil {
+		if err != nil && !errors.Is(err, tlog.ErrNotFound) { // what was erased has no fields any more
 			return nil, err
 		}
 		names := make([]string, len(r))
@@ -147,6 +148,43 @@ func (d *Desk) Fields(ctx context.Context, who Asker, id record.ID) ([]string, e
 // full names, is on record before it is handed out, or else what was asked for in vain. Of a session that used the yes which another one
 // got, that one is in the bundle too, and nothing of it is shown.
 func (d *Desk) Disclose(ctx context.Context, who Asker, id record.ID, fields ...string) ([]byte, error) {
+	return d.disclose(ctx, who, id, "disclose", fields, choose)
+}
+
+// Unseal returns a bundle in which one field is shown: the original of the field that is named, as a field is in Disclose but without
+// stars, still sealed to its recipients (tlog/record/FORMAT.md §3.2). With no name it is the session's only original. That it was
+// unsealed is on record first, whoever can then open it.
+func (d *Desk) Unseal(ctx context.Context, who Asker, id record.ID, field string) ([]byte, error) {
+	return d.disclose(ctx, who, id, "unseal", []string{field}, chooseOriginal)
+}
+
+// chooseOriginal chooses one of a session's originals by the name of the field that it is the original of, or the only one there is.
+func chooseOriginal(session []place, fields []string) (picked map[pick]bool, full []string, err error) {
+	picked = make(map[pick]bool)
+	asked := fields[0]
+	for _, p := range session {
+		kind, _, _ := strings.Cut(p.name, "-")
+		for _, n := range p.names {
+			of, ok := strings.CutPrefix(n, record.FieldOriginal)
+			if ok && (asked == "" || asked == of || asked == kind+"."+of || asked == p.name+"."+of) {
+				picked[pick{p.index, n}] = true
+				full = append(full, p.name+"."+n)
+			}
+		}
+	}
+	switch {
+	case len(full) == 0 && asked == "":
+		return nil, nil, fmt.Errorf("%w: the session has no sealed originals", ErrNoField)
+	case len(full) == 0:
+		return nil, nil, fmt.Errorf("%w: the session has no sealed original of %.80q", ErrNoField, asked)
+	case len(full) > 1:
+		return nil, nil, fmt.Errorf("%w: there are %s; say which of them by its name without %q", ErrNoField, strings.Join(full, " and "), record.FieldOriginal)
+	}
+	return picked, full, nil
+}
+
+// disclose finds a session's fields, has choose say which to show, puts that on record, and shows them.
+func (d *Desk) disclose(ctx context.Context, who Asker, id record.ID, what string, fields []string, choose func([]place, []string) (map[pick]bool, []string, error)) ([]byte, error) {
 	if who.nobody() {
 		return nil, ErrNobody
 	}
@@ -157,13 +195,13 @@ func (d *Desk) Disclose(ctx context.Context, who Asker, id record.ID, fields ...
 	picked, full, err := choose(session, fields)
 	if err != nil {
 		// Whether a field is there is something as well.
-		if failed := d.admit(ctx, who, id, "disclose, in vain", fields[:min(len(fields), maxPatterns)]...); failed != nil {
+		if failed := d.admit(ctx, who, id, what+", in vain", fields[:min(len(fields), maxPatterns)]...); failed != nil {
 			return nil, failed
 		}
 		return nil, err
 	}
-	if err := d.admit(ctx, who, id, "disclose", full...); err != nil {
+	if err := d.admit(ctx, who, id, what, full...); err != nil {
 		return nil, err
 	}
-	return d.bundle(ctx, who, "disclose", []record.ID{id}, func(index uint64, name string) bool { return picked[pick{index, name}] })
+	return d.bundle(ctx, who, what, []record.ID{id}, func(index uint64, name string) bool { return picked[pick{index, name}] })
 }

@@ -26,6 +26,7 @@ const maxBody = 64 << 10
 //	GET  /.tallystick/export/SESSION    a bundle
 //	GET  /.tallystick/fields/SESSION    the names of its fields, one a line
 //	GET  /.tallystick/disclose/SESSION?fields=F,F    a bundle in which those are shown and the others withheld; see [Desk.Disclose]
+//	GET  /.tallystick/original/SESSION?field=F    a bundle in which its original is shown, sealed as it is; see [Desk.Unseal]
 //	POST /.tallystick/keys              puts on record which keys sign for the log; the body says so
 //	POST /.tallystick/rewrap            has the data keys sealed anew, and answers when that is done
 //
@@ -86,6 +87,17 @@ func Handler(d *Desk, token [sha256.Size]byte, log *slog.Logger) http.Handler {
 			return fmt.Errorf("%w: %w", errRequest, err)
 		}
 		bundle, err := d.Disclose(req.Context(), who, id, strings.Split(req.URL.Query().Get("fields"), ",")...)
+		if err != nil {
+			return err
+		}
+		return answer(w, "application/json", bundle)
+	})
+	handle("GET "+Prefix+"original/{session}", func(w http.ResponseWriter, req *http.Request, who Asker) error {
+		id, err := record.ParseID(req.PathValue("session"))
+		if err != nil {
+			return fmt.Errorf("%w: %w", errRequest, err)
+		}
+		bundle, err := d.Unseal(req.Context(), who, id, req.URL.Query().Get("field"))
 		if err != nil {
 			return err
 		}

@@ -153,6 +153,10 @@ const (
 	FieldApproval   = "approval"    // of the use of a yes: the session that asked
 	FieldActorEmail = "actor.email" // of who decided, if the issuer verified it
 	FieldActorHow   = "actor.how"   // how who decided was told, as caller.how
+
+	// FieldOriginal begins the name of a field that holds, sealed to people elsewhere, what the field named by the rest held before it
+	// was masked; see tlog/record/original.
+	FieldOriginal = "original."
 )
 
 // A Field is one value of a record, with the salt that hides it until it is shown.

@@ -23,8 +23,6 @@ import (
 )
 
 const (
-	// Prefix begins the name of a field that holds an original; what follows is the name of the field that it is the original of.
-	Prefix = "original."
 	// MaxRecipients is the largest number of recipients that a file is sealed to, and of those that one is opened with.
 	MaxRecipients = 20
 
@@ -65,20 +63,24 @@ func NewSealer(recipients []string) (*Sealer, error) {
 	return s, nil
 }
 
-// Add appends to a record what its field of that name held before it was masked. It does so even where masking changed nothing:
-// that is for the caller to see. An original costs its length again, and 200 bytes or, for age1pq1…, 2 KB for each recipient.
+// Add appends to a record, which has a field of that name already, what the field would hold if nothing had been masked. It does
+// nothing where the field holds just that. An original costs its length again, and 200 bytes or, for age1pq1…, 2 KB for each recipient.
 func (s *Sealer) Add(r *record.Record, name string, exact []byte) error {
 	if s == nil {
 		return nil
 	}
-	if err := errors.Join(record.CheckName(name), record.CheckName(Prefix+name)); err != nil || strings.HasPrefix(name, Prefix) {
+	masked, ok := r.Get(name)
+	if !ok || strings.HasPrefix(name, record.FieldOriginal) || record.CheckName(record.FieldOriginal+name) != nil {
 		return fmt.Errorf("original: no field %.80q can have one", name)
+	}
+	if bytes.Equal(masked, exact) {
+		return nil
 	}
 	sealed, err := s.seal(exact)
 	if err != nil {
 		return fmt.Errorf("original of %q: %w", name, err)
 	}
-	r.Add(Prefix+name, sealed)
+	r.Add(record.FieldOriginal+name, sealed)
 	return nil
 }
 

@@ -88,14 +88,17 @@ func TestAdd(t *testing.T) {
 				t.Errorf("no identity: %d bytes, %v", len(got), err)
 			}
 		}
-		// What can never be a field, and no sealer at all.
-		var r record.Record
-		for _, name := range []string{"Body", "", "original.body", strings.Repeat("a", record.MaxName)} {
-			if err := s.Add(&r, name, nil); err == nil || len(r) != 0 {
+		// What is no field, or has no original; what is recorded as it is; and no sealer at all.
+		r := record.Record{{Name: record.FieldBody, Value: []byte("as it is")}, {Name: "original.model"}, {Name: strings.Repeat("a", record.MaxName)}}
+		for _, name := range []string{"Body", "", "original.model", "model", strings.Repeat("a", record.MaxName)} {
+			if err := s.Add(&r, name, []byte("x")); err == nil || len(r) != 3 {
 				t.Errorf("%q has an original", name)
 			}
 		}
-		if err := (*Sealer)(nil).Add(&r, record.FieldBody, []byte("x")); err != nil || len(r) != 0 {
+		if err := s.Add(&r, record.FieldBody, []byte("as it is")); err != nil || len(r) != 3 {
+			t.Errorf("nothing was masked: %v, %d fields", err, len(r))
+		}
+		if err := (*Sealer)(nil).Add(&r, record.FieldBody, []byte("x")); err != nil || len(r) != 3 {
 			t.Errorf("nobody to seal to: %v, %d fields", err, len(r))
 		}
 		if hybrid {
@@ -189,7 +192,7 @@ func TestVectors(t *testing.T) {
 			t.Errorf("%s: %v", v.Name, err)
 			continue
 		}
-		sealed, _ := r.Get(Prefix + record.FieldBody)
+		sealed, _ := r.Get(record.FieldOriginal + record.FieldBody)
 		got, err := identity(t, v.Identity).Open(sealed)
 		if (err == nil) != v.Valid || !bytes.Equal(got, v.Exact) {
 			t.Errorf("%s: %q, %v", v.Name, got, err)
@@ -206,7 +209,7 @@ func writeVectors(t *testing.T) {
 	add := func(name string, valid bool, identity string, sealed, exact []byte) {
 		r := record.Record{
 			{Name: record.FieldBody, Salt: [16]byte{1}, Value: []byte(`{"model":"m","messages":[{"role":"user","content":"my card is [CARD]"}]}`)},
-			{Name: Prefix + record.FieldBody, Salt: [16]byte{2}, Value: sealed},
+			{Name: record.FieldOriginal + record.FieldBody, Salt: [16]byte{2}, Value: sealed},
 		}
 		plain, err := r.Append(nil)
 		if err != nil {

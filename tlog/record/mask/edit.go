@@ -47,7 +47,23 @@ func unjson(dst, raw []byte, us *[]unit) []byte {
 		}
 		dst = append(dst, raw[i:i+j]...)
 		i += j
-		at, n := len(dst), 0
+		at, n := len(dst), 2
+		c := byte(0)
+		if i+1 < len(raw) {
+			c = raw[i+1]
+		}
+		switch c { // the commonest first
+		case 'n':
+			dst = append(dst, '\n')
+			*us = append(*us, unit{at - base, 1, i, i + 2})
+			i += 2
+			continue
+		case '"', '\\':
+			dst = append(dst, c)
+			*us = append(*us, unit{at - base, 1, i, i + 2})
+			i += 2
+			continue
+		}
 		if dst, n = unescape(dst, raw[i:]); n == 0 {
 			if n = 1; i+1 < len(raw) && (raw[i+1] == 'b' || raw[i+1] == 'f') {
 				n = 2
@@ -271,12 +287,13 @@ func (s *scratch) finish(dst, body []byte, sizes []int) []byte {
 
 // wipe forgets what was in the buffers: of each so much as a body of the size of the largest can have filled.
 func (s *scratch) wipe() {
-	for _, b := range [...]*[]byte{&s.canon, &s.form, &s.spare, &s.line, &s.mended, &s.masks, &s.one.text} {
-		s.wipeOne(b)
+	wipe(&s.canon, 4*s.most+256)
+	for _, b := range [...]*[]byte{&s.form, &s.spare, &s.line, &s.mended, &s.masks, &s.one.text} {
+		wipe(b, s.most+256)
 	}
 	for i := range s.layers {
-		s.wipeOne(&s.layers[i].decoded)
-		s.wipeOne(&s.folds[i])
+		wipe(&s.layers[i].decoded, s.most+256)
+		wipe(&s.folds[i], 2*s.most+256)
 	}
 	s.spans, s.edits, s.findings, s.most = s.spans[:0], s.edits[:0], nil, 0
 	s.shadows, s.asked = s.shadows[:0], 0
@@ -290,11 +307,11 @@ func (s *scratch) wipe() {
 // maxKept is the largest buffer, in bytes, that is kept for the next text.
 const maxKept = 1 << 20
 
-func (s *scratch) wipeOne(b *[]byte) {
+func wipe(b *[]byte, n int) {
 	if cap(*b) > maxKept {
 		*b = nil
 		return
 	}
-	clear((*b)[:min(cap(*b), 2*s.most+256)])
+	clear((*b)[:min(cap(*b), n)])
 	*b = (*b)[:0]
 }

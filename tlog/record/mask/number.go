@@ -63,8 +63,10 @@ func (v *view) number(i int) int {
 			}
 		}
 	}
-	if end := v.birth(ws, we); end > 0 {
-		return end
+	if !digits || goes && n != 3 || n == 8 {
+		if end := v.birth(ws, we); end > 0 {
+			return end
+		}
 	}
 	if end := v.match(parts); end > 0 {
 		return end

@@ -57,9 +57,11 @@ var gitleaksRules []byte
 //go:embed rules/more.toml
 var moreRules []byte
 
-// DefaultSecrets reads the rules that the package brings: gitleaks' own of version 8, and a few of ours, rules/more.toml. It takes
-// some tens of milliseconds.
-func DefaultSecrets() (*Secrets, error) { return ParseSecrets(gitleaksRules, moreRules) }
+// DefaultSecrets reads the rules that the package brings: gitleaks' own of version 8, and a few of ours, rules/more.toml; and
+// then further ones, as ParseSecrets does. It takes some tens of milliseconds.
+func DefaultSecrets(more ...[]byte) (*Secrets, error) {
+	return ParseSecrets(append([][]byte{gitleaksRules, moreRules}, more...)...)
+}
 
 // gitleaksFile is the part of gitleaks' format that is of use where there are no files and no commits. Paths are not looked at,
 // so a rule for files of one name is one for all texts, and an allowlist of paths allows nothing.

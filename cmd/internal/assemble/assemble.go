@@ -666,6 +666,10 @@ func gatewayConfig(c *config.Config, env Env, refs *Keyring) (gateway.Config, er
 	for _, k := range g.Callers {
 		out.Callers = append(out.Callers, gateway.Caller{Name: k.Name, Key: k.Key, SHA256: k.SHA256, Routes: k.Routes, Groups: k.Groups, Email: k.Email})
 	}
+	masks, err := readMaskers(c, refs)
+	if err != nil {
+		return out, err
+	}
 	for _, r := range g.Routes {
 		api, err := gateway.ParseAPI(r.API)
 		if err != nil {
@@ -677,6 +681,7 @@ func gatewayConfig(c *config.Config, env Env, refs *Keyring) (gateway.Config, er
 		}
 		route := gateway.Route{
 			Name: r.Name, API: api, Prefix: r.Prefix, Upstream: up, Header: r.Header, Scheme: r.Scheme, Forward: r.Forward, Return: r.Return,
+			Mask: masks.of(&r),
 		}
 		if !r.Credential.IsZero() {
 			if route.Credential, err = refs.Renewed(context.Background(), fmt.Sprintf("the credential of route %q", r.Name), r.Credential); err != nil {

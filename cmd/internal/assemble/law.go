@@ -12,6 +12,7 @@ import (
 	"github.com/tallystick/tallystick/gateway"
 	"github.com/tallystick/tallystick/gateway/cel"
 	"github.com/tallystick/tallystick/tlog"
+	"github.com/tallystick/tallystick/tlog/record/mask"
 )
 
 // lookAtPolicy is the time between two looks at the policy's file.
@@ -38,6 +39,23 @@ func parsePolicy(g *config.Gateway, text []byte) (gateway.Policy, error) {
 func PolicyNames(g *config.Gateway) (names cel.Names) {
 	for _, r := range g.Routes {
 		names.Routes = append(names.Routes, r.Name)
+	}
+	if g.Masking == nil {
+		return names
+	}
+	for _, k := range mask.Kinds() {
+		names.Findings = append(names.Findings, string(k))
+	}
+	for _, s := range g.Masking.Sets {
+		for kind := range s.Lists {
+			names.Findings = append(names.Findings, kind)
+		}
+		for kind := range s.Files {
+			names.Findings = append(names.Findings, kind)
+		}
+		for _, r := range s.Rules {
+			names.Findings = append(names.Findings, r.Kind)
+		}
 	}
 	return names
 }

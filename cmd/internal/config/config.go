@@ -225,6 +225,7 @@ type Gateway struct {
 	// SIGHUP; one with a mistake in it changes nothing. By default every call of a known caller passes.
 	Policy    string     `yaml:"policy"`
 	Approvals *Approvals `yaml:"approvals"` // how people are asked, where the policy wants a yes
+	Masking   *Masking   `yaml:"masking"`   // what must not be written down
 }
 
 // TLS names a certificate and its key.
@@ -271,6 +272,7 @@ type Route struct {
 	Scheme     string     `yaml:"scheme"`     // what goes before it, such as Bearer
 	Forward    []string   `yaml:"forward"`    // further request headers to pass to the model
 	Return     []string   `yaml:"return"`     // further response headers to pass to the caller
+	Mask       string     `yaml:"mask"`       // the name of a set of gateway.masking; by default default. none masks nothing
 }
 
 // Duration is a length of time as 100ms, 30s or 1h.
@@ -466,6 +468,9 @@ func (c *Config) checkGateway() error {
 	if err := c.Gateway.checkIdentity(); err != nil {
 		return err
 	}
+	if err := c.Gateway.checkMasking(); err != nil {
+		return err
+	}
 	if err := c.checkApprovals(); err != nil {
 		return err
 	}
@@ -538,6 +543,7 @@ func (c *Config) resolve(dir string) {
 	c.Gateway.Identity.resolve(at)
 	at(&c.Gateway.Policy)
 	c.Gateway.Approvals.resolve(at)
+	c.Gateway.Masking.resolve(at)
 }
 
 // reference reads where a key is: a reference, or the path of a file, which is relative to dir.

@@ -1,0 +1,133 @@
+package assemble
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/tallystick/tallystick/cmd/internal/config"
+	"github.com/tallystick/tallystick/keys"
+	"github.com/tallystick/tallystick/tlog/record/mask"
+)
+
+// A maskers is what masks the records of routes, by the names of sets.
+type maskers map[string]*mask.Masker
+
+// of returns what masks a route's records; nil for nothing.
+func (m maskers) of(r *config.Route) *mask.Masker {
+	if r.Mask == "" {
+		return m[config.DefaultMask]
+	}
+	return m[r.Mask] // of the set none there is none
+}
+
+// readMaskers makes the maskers that a configuration describes, and their key where it is missing.
+func readMaskers(c *config.Config, refs *Keyring) (maskers, error) {
+	g := c.Gateway.Masking
+	if g == nil {
+		return nil, nil
+	}
+	key, err := maskKey(c, refs)
+	if err != nil {
+		return nil, fmt.Errorf("gateway.masking.key: %w", err)
+	}
+	sets := map[string]config.MaskSet{config.DefaultMask: {}}
+	for name, s := range g.Sets {
+		sets[name] = s
+	}
+	out := make(maskers)
+	for name, s := range sets {
+		mc, err := maskConfig(&s)
+		if err == nil {
+			mc.Key = key
+			out[name], err = mask.New(mc)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("gateway.masking.sets.%s: %w", name, err)
+		}
+	}
+	return out, nil
+}
+
+func maskConfig(s *config.MaskSet) (mask.Config, error) {
+	out := mask.Config{
+		Only: kindsOf(s.Only), Without: kindsOf(s.Without), With: kindsOf(s.With), Regions: s.Regions,
+		Actions: make(map[mask.Kind]mask.Action), Lists: make(map[mask.Kind][]string), Words: make(map[mask.Kind][]string),
+	}
+	var err error
+	for kind, word := range s.Actions {
+		if out.Actions[mask.Kind(kind)], err = config.MaskAction(word); err != nil {
+			return out, err
+		}
+	}
+	for kind, words := range s.Lists {
+		out.Lists[mask.Kind(kind)] = words
+	}
+	for kind, words := range s.Words {
+		out.Words[mask.Kind(kind)] = words
+	}
+	for kind, path := range s.Files {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return out, err
+		}
+		for line := range strings.Lines(string(b)) {
+			if line = strings.TrimSpace(line); line != "" {
+				out.Lists[mask.Kind(kind)] = append(out.Lists[mask.Kind(kind)], line)
+			}
+		}
+	}
+	for _, r := range s.Rules {
+		action, err := config.MaskAction(r.Action)
+		if err != nil {
+			return out, err
+		}
+		out.Rules = append(out.Rules, mask.Rule{Name: r.Name, Kind: mask.Kind(r.Kind), Expr: r.Expr, Path: r.Path, Action: action})
+	}
+	var files [][]byte
+	for _, path := range s.Secrets {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return out, err
+		}
+		files = append(files, b)
+	}
+	out.Secrets, err = mask.DefaultSecrets(files...)
+	return out, err
+}
+
+func kindsOf(words []string) (out []mask.Kind) {
+	for _, w := range words {
+		out = append(out, mask.Kind(w))
+	}
+	return out
+}
+
+// maskKey reads the key of masks, or makes one where none is named.
+func maskKey(c *config.Config, refs *Keyring) ([]byte, error) {
+	ref := c.Gateway.Masking.Key
+	if ref.IsZero() {
+		ref = config.Credential{Credential: keys.Credential{File: c.MaskKey()}}
+		if err := CreateMaskKey(ref.File); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+	}
+	secret, err := refs.Credential(context.Background(), ref)
+	if err != nil {
+		return nil, err
+	}
+	key, err := hex.DecodeString(string(secret.Reveal()))
+	if err != nil || len(key) != 32 {
+		return nil, errors.New("it is not 64 hex digits; `tally keys new-mask FILE` makes one")
+	}
+	return key, nil
+}
+
+// CreateMaskKey makes a key for masks in a file, which must not be there.
+func CreateMaskKey(path string) error {
+	return createSecret(path, hex.EncodeToString(random(32)))
+}

@@ -156,6 +156,7 @@ gateway:
   journal: journal
   policy: %s
   approvals: {groups: [approvers], hold: 2m}
+  masking: {}
   callers:
     - name: demo
       sha256: %s

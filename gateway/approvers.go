@@ -210,16 +210,16 @@ func (g *Gateway) sameSite(ctx *fasthttp.RequestCtx) *refusal {
 
 // list returns what is open and p's to decide, or p's own, the oldest first.
 func (b *book) list(p *Principal) any {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	out := struct {
 		Approvals []approvalView `json:"approvals"`
 	}{[]approvalView{}}
+	b.mu.Lock()
 	for _, q := range b.byID {
 		if q.foreign == "" && q.state != onItsWay && q.state < used && (b.mayLook(p, q) || q.caller == p.Name) {
 			out.Approvals = append(out.Approvals, q.view(p))
 		}
 	}
+	b.mu.Unlock()
 	slices.SortFunc(out.Approvals, func(a, b approvalView) int { return strings.Compare(a.ID, b.ID) })
 	return out
 }

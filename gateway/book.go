@@ -238,11 +238,9 @@ func (b *book) tidy(ctx context.Context) {
 		case q.state >= used && (q.closed || q.foreign != "") && !now.Before(q.forget):
 			delete(b.byID, id)
 			delete(b.tagged, id)
-		}
-	}
-	for sum, q := range b.byCall {
-		if b.byID[q.id] != q {
-			delete(b.byCall, sum)
+			if b.byCall[q.sum] == q {
+				delete(b.byCall, q.sum)
+			}
 		}
 	}
 	b.mu.Unlock()

@@ -124,7 +124,8 @@ type question struct {
 	until   time.Time
 	valid   time.Duration // how long a yes can be used, at most until then; 0 for that
 	tag     tlog.Hash
-	foreign string // the gateway that asked, if it is another
+	sum     callSum // under book.mu, where only the tag was known at first
+	foreign string  // the gateway that asked, if it is another
 
 	turn chan struct{} // holds a value while somebody adds to the session's chain
 	// Owned by who has the turn.
@@ -327,7 +328,7 @@ func (b *book) enter(c *call, ctx *fasthttp.RequestCtx) (q *question, mine bool,
 	q = &question{
 		id: c.id, caller: c.caller.Name, email: c.caller.Email, route: c.route.Name, model: c.model, method: c.method, target: string(ctx.Request.Header.RequestURI()),
 		rule: c.judgement.Rule, message: c.judgement.Message, need: max(1, a.Count), groups: slices.Clone(a.Groups),
-		asked: now, until: now.Add(min(within, b.c.Longest)).UTC().Truncate(time.Microsecond), tag: tagOf(hmac.New(sha256.New, b.c.Key), c.id, sum),
+		asked: now, until: now.Add(min(within, b.c.Longest)).UTC().Truncate(time.Microsecond), tag: tagOf(hmac.New(sha256.New, b.c.Key), c.id, sum), sum: sum,
 		valid: a.Valid, turn: make(chan struct{}, 1), held: true, changed: make(chan struct{}),
 	}
 	b.byID[q.id], b.byCall[sum] = q, q
@@ -361,7 +362,7 @@ func (b *book) recognize(sum callSum) {
 	defer b.mu.Unlock()
 	for _, t := range some {
 		if q := b.byCall[sum]; t.stands() && (!q.stands() || q.state >= used && t.state < used) {
-			b.byCall[sum] = t
+			b.byCall[sum], t.sum = t, sum
 		}
 	}
 }

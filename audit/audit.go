@@ -24,8 +24,11 @@ type Log interface {
 // Keys opens the data keys of payloads, makes one for the record of each reading, and can be sealed anew.
 type Keys interface {
 	New(ctx context.Context) (id string, key []byte, err error)
-	// Open returns the key of that name, which whoever asked may clear.
+	// Open returns the key of that name, which whoever asked may clear: tlog.ErrNotFound where it was erased, ErrNotHere where it
+	// is not one of these keys.
 	Open(ctx context.Context, id string) (key []byte, err error)
+	// Erase destroys the key of that name for ever: it is on the disk when it returns nil. To erase a key again does no harm.
+	Erase(ctx context.Context, id string) error
 	// Rewrap seals all keys anew, by the newest key above them, and says what it did and what it needs from now on.
 	Rewrap(ctx context.Context) (said string, err error)
 }
@@ -48,6 +51,7 @@ type Desk struct {
 	keys  Keys
 	pen   *record.Writer
 	coder *record.Coder
+	eraser
 }
 
 // NewDesk returns a desk that reads log and writes down every reading with pen, which somebody runs.
@@ -111,11 +115,15 @@ func (d *Desk) change(ctx context.Context, who Asker, field, value string) error
 
 // write appends an entry with a record of its own, sealed with a key of its own.
 func (d *Desk) write(ctx context.Context, kind record.Kind, session record.ID, r record.Record) error {
+	return d.writeEntry(ctx, record.Entry{Kind: kind, Session: session}, r)
+}
+
+func (d *Desk) writeEntry(ctx context.Context, e record.Entry, r record.Record) error {
 	id, key, err := d.keys.New(ctx)
 	if err != nil {
 		return fmt.Errorf("data key: %w", err)
 	}
-	e := record.Entry{Kind: kind, Session: session, Root: r.Root(), Fields: len(r)}
+	e.Root, e.Fields = r.Root(), len(r)
 	sealed, err := d.coder.Seal(r, key, id, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
 	if err != nil {
 		return err
@@ -158,6 +166,17 @@ func (d *Desk) bundle(ctx context.Context, who Asker, what string, sessions []re
 		if err != nil {
 			return nil, fmt.Errorf("session %s: %w", id, err)
 		}
+		gone, err := d.isErased(ctx, at)
+		if err != nil {
+			return nil, fmt.Errorf("session %s: %w", id, err)
+		}
+		if gone {
+			erasures, err := d.erasures(ctx, id, at[len(at)-1].Index+1)
+			if err != nil {
+				return nil, fmt.Errorf("session %s: %w", id, err)
+			}
+			at = append(at, erasures...)
+		}
 		found = append(found, at)
 		last = max(last, at[len(at)-1].Index)
 		asked, err := d.askedFor(ctx, at)
@@ -196,7 +215,7 @@ func (d *Desk) bundle(ctx context.Context, who Asker, what string, sessions []re
 				return nil, fmt.Errorf("the log does not hold what it serves; run `tally fsck`: %w", err)
 			}
 			r, err := d.record(ctx, l.Entry)
-			if err != nil {
+			if err != nil && !errors.Is(err, tlog.ErrNotFound) { // it was erased: what the log has is shown
 				return nil, fmt.Errorf("entry %d: %w", l.Index, err)
 			}
 			s.Entries = append(s.Entries, verify.Entry{

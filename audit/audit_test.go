@@ -38,6 +38,16 @@ func (k *memKeys) New(context.Context) (string, []byte, error) {
 	return id, bytes.Clone(key), nil
 }
 
+func (k *memKeys) Erase(_ context.Context, id string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, ok := k.keys[id]; !ok {
+		return ErrNotHere
+	}
+	k.keys[id] = nil
+	return nil
+}
+
 func (k *memKeys) Rewrap(ctx context.Context) (string, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -48,10 +58,14 @@ func (k *memKeys) Rewrap(ctx context.Context) (string, error) {
 func (k *memKeys) Open(_ context.Context, id string) ([]byte, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if key := k.keys[id]; key != nil {
-		return bytes.Clone(key), nil
+	key, ok := k.keys[id]
+	switch {
+	case !ok:
+		return nil, ErrNotHere
+	case key == nil:
+		return nil, tlog.ErrNotFound
 	}
-	return nil, errors.New("no such key")
+	return bytes.Clone(key), nil
 }
 
 // A world is a log with a gateway's pen and a desk.

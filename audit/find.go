@@ -9,7 +9,8 @@ import (
 	"github.com/tallystick/tallystick/tlog/record"
 )
 
-// askedFor returns the session whose yes a session used; zero where it used none. An erased one does not say whose.
+// askedFor returns the session whose yes a session used; zero where it used none. One that was erased does not say whose, and the
+// log is read back for it.
 func (d *Desk) askedFor(ctx context.Context, session []record.Found) (id record.ID, err error) {
 	for _, f := range session {
 		if f.Entry.Kind != record.Approval || f.Entry.Reason != record.Used {
@@ -17,13 +18,39 @@ func (d *Desk) askedFor(ctx context.Context, session []record.Found) (id record.
 		}
 		r, err := d.record(ctx, f.Entry)
 		if errors.Is(err, tlog.ErrNotFound) {
-			return id, nil
+			return d.whose(ctx, f.Entry.Grant, f.Index)
 		}
 		if err != nil {
 			return id, err
 		}
 		v, _ := r.Get(record.FieldApproval)
 		return record.ParseID(string(v))
+	}
+	return id, nil
+}
+
+// whose returns the session of an entry with that leaf hash, which lies before an index; zero where there is none.
+func (d *Desk) whose(ctx context.Context, leaf tlog.Hash, before uint64) (id record.ID, err error) {
+	for to := before; to > 0; {
+		from := (to - 1) &^ (tlog.TileWidth - 1)
+		err := d.scan(ctx, from, to, func(index uint64, b []byte) error {
+			if tlog.HashLeaf(b) != leaf {
+				return nil
+			}
+			e, err := record.ParseEntry(b)
+			if err != nil {
+				return fmt.Errorf("entry %d: %w", index, err)
+			}
+			id = e.Session
+			return errEnough
+		})
+		if err == errEnough {
+			return id, nil
+		}
+		if err != nil {
+			return id, err
+		}
+		to = from
 	}
 	return id, nil
 }

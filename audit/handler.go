@@ -29,6 +29,8 @@ const maxBody = 64 << 10
 //	GET  /.tallystick/original/SESSION?field=F    a bundle in which its original is shown, sealed as it is; see [Desk.Unseal]
 //	POST /.tallystick/keys              puts on record which keys sign for the log; the body says so
 //	POST /.tallystick/rewrap            has the data keys sealed anew, and answers when that is done
+//	POST /.tallystick/erase             erases what the Ordered in the body says, and tells the Fate of each session, a line each
+//	POST /.tallystick/retain            erases what the rules of retention want erased by now, and tells likewise
 //
 // The headers Tallystick-Actor and Tallystick-Reason say who asks and why. Everybody who holds the token is an operator; the
 // name that goes on record is the one the operator gives.
@@ -48,7 +50,7 @@ func Handler(d *Desk, token [sha256.Size]byte, log *slog.Logger) http.Handler {
 			case err == nil:
 			case errors.Is(err, tlog.ErrNotFound):
 				http.Error(w, err.Error(), http.StatusNotFound)
-			case errors.Is(err, ErrNobody), errors.Is(err, ErrNoField), errors.Is(err, errRequest):
+			case errors.Is(err, ErrNobody), errors.Is(err, ErrNoField), errors.Is(err, ErrNoBasis), errors.Is(err, errRequest):
 				http.Error(w, err.Error(), http.StatusBadRequest)
 			case errors.Is(err, ErrOpen):
 				w.Header().Set("Retry-After", "1")
@@ -123,6 +125,7 @@ func Handler(d *Desk, token [sha256.Size]byte, log *slog.Logger) http.Handler {
 		io.WriteString(w, said)
 		return nil
 	})
+	d.orders(handle)
 	return mux
 }
 

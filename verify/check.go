@@ -160,12 +160,13 @@ func (r *Report) session(s *Session, entries []statement, tree witnessed, again 
 	}
 	r.is(SessionChain, subject, err, "%s", count(len(entries), "entry", "entries"))
 	end := entries[0]
-	for _, st := range entries {
+	for i, st := range entries {
 		switch st.record.Kind {
 		case record.Response, record.Refused:
 			end = st
 		case record.Erasure:
-			r.notProven("what stood in the records of %s that are not shown here: %s announces that they were erased (%s)", subject, subjectEntry(st.index), st.record.Reason)
+			r.notProven("what stood in the records of %s that are not shown here: %s announces that they were erased on %s%s (%s)", subject, subjectEntry(st.index),
+				stamp(st.record.Time), erasedBy(s.Entries[i].Fields), st.record.Reason)
 		}
 	}
 	switch end.record.Kind {
@@ -177,6 +178,17 @@ func (r *Report) session(s *Session, entries []statement, tree witnessed, again 
 		r.isFalse(SessionComplete, subject, "it has no response: it had not ended, or its end was left out")
 	}
 	r.times(subject, entries, tree)
+}
+
+// erasedBy says who erased something and on what ground, as far as it is shown.
+func erasedBy(fields []Field) (said string) {
+	x := shown{fields: fields}
+	for _, f := range []struct{ word, name string }{{"by", record.FieldActor}, {"on the ground of", record.FieldBasis}} {
+		if v, has, _ := x.text(f.name); has {
+			said += fmt.Sprintf(" %s %.200q", f.word, v)
+		}
+	}
+	return said
 }
 
 // times says whether the times of entries rise, as far as clocks can tell: within a boot always, and from one clock to another

@@ -20,6 +20,15 @@ func (n ByName) New(ctx context.Context) (name string, key []byte, err error) {
 	return id.String(), k.Bytes(), nil
 }
 
+// Erase destroys the key of that name; see [Ring.Erase].
+func (n ByName) Erase(ctx context.Context, name string) error {
+	id, err := ParseID(name)
+	if err != nil {
+		return err
+	}
+	return n.Ring.Erase(ctx, id)
+}
+
 // Open returns the key of that name; see [Ring.Open]. Who is done with it may clear it. Of a key that was erased the
 // error is tlog.ErrNotFound as well.
 func (n ByName) Open(ctx context.Context, name string) (key []byte, err error) {

@@ -127,6 +127,7 @@ const (
 	FieldKept     = "kept"     // of an interrupted session: what the journal kept, in words
 	FieldActor    = "actor"    // who looked, decided, or did something
 	FieldReason   = "reason"   // why
+	FieldBasis    = "basis"    // of an erasure, or a refusal of one: on what legal ground, in words
 	FieldWhat     = "what"     // of a reading, or what somebody had done: what it was, in words
 	FieldFields   = "fields"   // of a reading: which fields were shown, one a line, as request.caller; without it all, or as what says
 	FieldLogKeys  = "log_keys" // which keys sign for the log, and which did before

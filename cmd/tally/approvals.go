@@ -149,7 +149,7 @@ Without an ID it is the one that waits for you, if there is one only.
 With --break-glass it needs nobody else's yes; who may do that, and has to, says why, and everybody is told.`+approvalsHelp)
 	var d door
 	d.flags(fs)
-	reason := fs.String("reason", "", "why, `in words`; it stands on record")
+	reason := fs.String("reason", "", "`why`, in words; it stands on record")
 	sure := fs.Bool("yes", false, "do not ask; needed where there is no terminal to ask at")
 	glass := fs.Bool("break-glass", false, "pass the call on your word alone, in an emergency; needs --reason")
 	rest, err := parse(fs, args, 0, 1)
@@ -213,7 +213,7 @@ func (t *tally) deny(ctx context.Context, args []string) error {
 	fs := t.flags("deny ID --reason TEXT", "Says no to a call that waits. One no is enough, whoever has said yes; the caller is told the reason."+approvalsHelp)
 	var d door
 	d.flags(fs)
-	reason := fs.String("reason", "", "why, `in words`; it stands on record, and the caller is told")
+	reason := fs.String("reason", "", "`why`, in words; it stands on record, and the caller is told")
 	rest, err := parse(fs, args, 1, 1)
 	if err != nil {
 		return err

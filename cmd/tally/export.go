@@ -99,7 +99,6 @@ With --all it copies the public log instead, entries and tiles and no content, i
 		return t.exportAll(ctx, &s, base, *out)
 	}
 	if len(rest) != 1 {
-		fs.Usage()
 		return cli.Usagef("export: name a session; every answer of the gateway has it in the header Tallystick-Session")
 	}
 	id, err := record.ParseID(rest[0])

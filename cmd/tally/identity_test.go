@@ -369,8 +369,8 @@ func TestLoginRefuses(t *testing.T) {
 		{[]string{"login", "--gateway", "https://gateway.example/v1"}, 1, "such as https://"},
 		{[]string{"login", "--gateway", "http://" + nobody}, 1, "refused"},
 		{[]string{"tokens", "list", "--gateway", "http://" + nobody}, 1, "you have no token"},
-		{[]string{"tokens", "revoke"}, 64, "not understood"},
-		{[]string{"tokens", "lists"}, 64, "not understood"},
+		{[]string{"tokens", "revoke"}, 64, "an argument is missing"},
+		{[]string{"tokens", "lists"}, 64, "no command \"tokens lists\""},
 	} {
 		if _, errs, code := p.tally(c.args...); code != c.code || !strings.Contains(errs, c.want) {
 			t.Errorf("%v: exit %d: %s", c.args, code, errs)

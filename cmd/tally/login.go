@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -203,53 +204,101 @@ func keep(path, secret string) error {
 	return os.Rename(f.Name(), path)
 }
 
+const tokensUsage = `tally tokens deals with the tokens that a gateway has given people.
+
+  tally tokens list       list the tokens you have
+  tally tokens revoke ID  end one of them
+
+'tally tokens COMMAND --help' tells more of each.
+`
+
 func (t *tally) tokens(ctx context.Context, args []string) error {
-	fs := t.flags("tokens list | revoke ID [--gateway URL | --config FILE]", `Lists tokens that people were given by a gateway, and revokes them: your own, by the token that
-'tally login' has kept, or, with the gateway's configuration at hand, everybody's.`)
-	at := fs.String("gateway", "", "the `URL` of the gateway; by default $TALLYSTICK_GATEWAY")
-	file := fs.String("config", "", "the configuration `file` of the gateway")
-	rest, err := parse(fs, args, 1, 2)
-	if err != nil {
+	return t.choose(ctx, "tokens ", tokensUsage, map[string]command{"list": t.tokensList, "revoke": t.tokensRevoke}, args)
+}
+
+// whoseTokens are the flags that say whose tokens are meant: everybody's, if there is a configuration.
+func whoseTokens(fs *flag.FlagSet) (gateway, config *string) {
+	return fs.String("gateway", "", "the `URL` of the gateway; by default $TALLYSTICK_GATEWAY"),
+		fs.String("config", "", "the configuration `file` of the gateway, for everybody's tokens")
+}
+
+const whoseHelp = `
+Without --config the tokens are your own, and the one that 'tally login' has kept speaks for you.`
+
+func (t *tally) tokensList(ctx context.Context, args []string) error {
+	fs := t.flags("tokens list [--gateway URL | --config FILE]", "Lists tokens that people were given by a gateway."+whoseHelp)
+	at, file := whoseTokens(fs)
+	if _, err := parse(fs, args, 0, 0); err != nil {
 		return err
 	}
-	list := rest[0] == "list" && len(rest) == 1
-	if !list && !(rest[0] == "revoke" && len(rest) == 2) {
-		fs.Usage()
-		return cli.Usagef("tokens: %q is not understood", rest)
-	}
+	w := tabwriter.NewWriter(t.stdout, 0, 8, 2, ' ', 0)
 	if *file != "" {
-		return t.allTokens(*file, rest[1:])
-	}
-	gateway, err := t.gatewayURL(*at)
-	if err != nil {
-		return err
-	}
-	bearer, err := t.gatewayToken(gateway)
-	if err != nil {
-		return err
-	}
-	if list {
-		var all []login.Listed
-		word, err := askGateway(ctx, http.MethodGet, gateway, login.TokensPath, bearer, nil, http.StatusOK, &all)
-		if err != nil || word != "" {
-			return refused(gateway, word, err)
+		store, err := tokenStore(*file)
+		if err != nil {
+			return err
 		}
-		w := tabwriter.NewWriter(t.stdout, 0, 8, 2, ' ', 0)
-		for _, o := range all {
-			this := ""
-			if o.This {
-				this = "this one"
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\tuntil %s\t%s\n", cli.Escape(o.ID), cli.Escape(o.Kind), cli.Escape(o.Name), o.Expires.Local().Format("2006-01-02 15:04"), this)
+		for _, o := range store.List() {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\tuntil %s\n", o.ID, o.Kind, cli.Escape(o.Principal.Name), cli.Escape(o.Name), o.Expires.Local().Format("2006-01-02 15:04"))
 		}
 		return w.Flush()
 	}
-	word, err := askGateway(ctx, http.MethodDelete, gateway, login.TokensPath+"/"+url.PathEscape(rest[1]), bearer, nil, http.StatusNoContent, nil)
+	gateway, bearer, err := t.ownToken(*at)
+	if err != nil {
+		return err
+	}
+	var all []login.Listed
+	word, err := askGateway(ctx, http.MethodGet, gateway, login.TokensPath, bearer, nil, http.StatusOK, &all)
 	if err != nil || word != "" {
 		return refused(gateway, word, err)
 	}
-	fmt.Fprintf(t.stdout, "The token %s is revoked.\n", cli.Escape(rest[1]))
+	for _, o := range all {
+		this := ""
+		if o.This {
+			this = "this one"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\tuntil %s\t%s\n", cli.Escape(o.ID), cli.Escape(o.Kind), cli.Escape(o.Name), o.Expires.Local().Format("2006-01-02 15:04"), this)
+	}
+	return w.Flush()
+}
+
+func (t *tally) tokensRevoke(ctx context.Context, args []string) error {
+	fs := t.flags("tokens revoke ID [--gateway URL | --config FILE]", "Ends a token that somebody was given by a gateway; 'tally tokens list' shows the IDs."+whoseHelp)
+	at, file := whoseTokens(fs)
+	rest, err := parse(fs, args, 1, 1)
+	if err != nil {
+		return err
+	}
+	id := rest[0]
+	if *file != "" {
+		store, err := tokenStore(*file)
+		if err != nil {
+			return err
+		}
+		if err := store.Revoke(id); err != nil {
+			return err
+		}
+	} else {
+		gateway, bearer, err := t.ownToken(*at)
+		if err != nil {
+			return err
+		}
+		word, err := askGateway(ctx, http.MethodDelete, gateway, login.TokensPath+"/"+url.PathEscape(id), bearer, nil, http.StatusNoContent, nil)
+		if err != nil || word != "" {
+			return refused(gateway, word, err)
+		}
+	}
+	fmt.Fprintf(t.stdout, "The token %s is revoked.\n", cli.Escape(id))
 	return nil
+}
+
+// ownToken is where the gateway is, and what this user shows it.
+func (t *tally) ownToken(said string) (*url.URL, string, error) {
+	gateway, err := t.gatewayURL(said)
+	if err != nil {
+		return nil, "", err
+	}
+	bearer, err := t.gatewayToken(gateway)
+	return gateway, bearer, err
 }
 
 func refused(gateway *url.URL, word string, err error) error {
@@ -260,33 +309,20 @@ func refused(gateway *url.URL, word string, err error) error {
 		return fmt.Errorf("your token for %s is not good any more; get one with `tally login --gateway %s`", gateway, gateway)
 	case word == "unknown_token":
 		return errors.New("you have no such token; `tally tokens list` shows those you have")
+	case word == "unknown_path" || word == "status 404":
+		return fmt.Errorf("nobody logs in at %s (%s), and so it has given no tokens; keys are changed by who runs it", gateway, word)
 	}
 	return fmt.Errorf("%s answers: %s", gateway, word)
 }
 
-// allTokens lists the tokens that a gateway keeps, or revokes one.
-func (t *tally) allTokens(file string, revoke []string) error {
+// tokenStore opens the tokens of the gateway that a configuration is of.
+func tokenStore(file string) (*token.Store, error) {
 	c, err := config.Load(file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if c.Gateway.Identity.Tokens == nil {
-		return fmt.Errorf("%s: the gateway gives no tokens: there is no gateway.identity.tokens", file)
+		return nil, fmt.Errorf("%s: the gateway gives no tokens: there is no gateway.identity.tokens", file)
 	}
-	store, err := token.Open(c.Gateway.Identity.Tokens.Dir, nil)
-	if err != nil {
-		return err
-	}
-	if len(revoke) == 1 {
-		if err := store.Revoke(revoke[0]); err != nil {
-			return err
-		}
-		fmt.Fprintf(t.stdout, "The token %s is revoked.\n", cli.Escape(revoke[0]))
-		return nil
-	}
-	w := tabwriter.NewWriter(t.stdout, 0, 8, 2, ' ', 0)
-	for _, o := range store.List() {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\tuntil %s\n", o.ID, o.Kind, cli.Escape(o.Principal.Name), cli.Escape(o.Name), o.Expires.Local().Format("2006-01-02 15:04"))
-	}
-	return w.Flush()
+	return token.Open(c.Gateway.Identity.Tokens.Dir, nil)
 }

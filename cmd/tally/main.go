@@ -3,13 +3,10 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"syscall"
-
-	"github.com/tallystick/tallystick/cmd/internal/cli"
 )
 
 func main() {
@@ -35,23 +32,33 @@ func isTerminal(f *os.File) bool {
 
 const usage = `tally records every call to a model in a log that nobody can alter unseen.
 
-  tally demo                 run everything here, before a fake model or yours, and show what to try
-  tally serve --config FILE  run the gateway and the log as a file says
-  tally export SESSION       write a bundle that tally-verify checks without us
-  tally disclose SESSION --fields NAME,NAME
-                             write one that shows these fields and nothing else
-  tally export --all         write a static copy of the whole public log
-  tally policy check FILE    read the rules that judge calls, and say what is wrong with them
+Run it:
+  tally demo                  run everything here, before a fake model or yours, and show what to try
+  tally serve --config FILE   run the gateway and the log as a file says
+  tally fsck                  read everything that a closed log has stored and hash it again
+
+Judge calls, and say yes to those that need it:
+  tally policy check FILE     read the rules that judge calls, and say what is wrong with them
   tally policy try FILE SESSION...
-                             say what they would have said of recorded calls
-  tally approvals            list the calls that wait for your yes
-  tally approve ID           show one of them whole, and say yes; deny ID says no
-  tally fsck                 read everything that is stored and hash it again
-  tally keys new NAME        make a key for a caller; also new-log, new-kek, init and rotate for
-                             a log's keys, and rewrap for data keys
-  tally login                get a token from a gateway where people log in
-  tally tokens list          list the tokens you have; also revoke ID
-  tally version              say which build this is
+                              say what they would have said of recorded calls
+  tally approvals             list the calls that wait for your yes
+  tally approve [ID]          show one of them whole, and say yes
+  tally deny ID --reason TEXT say no
+
+Hand out what is on record:
+  tally export SESSION        write a bundle that tally-verify checks without us
+  tally export --all -o DIR   write a static copy of the whole public log
+  tally disclose SESSION --fields NAME,NAME
+                              write a bundle that shows these fields and nothing else
+  tally unseal SESSION --identity FILE --reason TEXT
+                              write what was masked as it was, for who can open it
+
+Keys and people:
+  tally keys new NAME         make a key for a caller; 'tally keys' has those of logs and data
+  tally login                 get a token from a gateway where people log in
+  tally tokens list           list the tokens you have; 'tokens revoke ID' ends one
+
+  tally version               say which build this is
 
 'tally COMMAND --help' tells more of each.
 `
@@ -63,23 +70,11 @@ const (
 )
 
 func (t *tally) run(ctx context.Context, args []string) int {
-	if len(args) == 0 {
-		fmt.Fprint(t.stderr, usage)
-		return cli.ExitUsage
-	}
-	commands := map[string]func(context.Context, []string) error{
-		"demo": t.demo, "serve": t.serve, "export": t.export, "disclose": t.disclose, "fsck": t.fsck, "keys": t.keys, "login": t.login, "tokens": t.tokens, "policy": t.policy, "version": t.version,
-		"approvals": t.approvals, "approve": t.approve, "deny": t.deny,
-	}
-	switch args[0] {
-	case "help", "-h", "-help", "--help":
-		fmt.Fprint(t.stdout, usage)
-		return 0
-	}
-	command := commands[args[0]]
-	if command == nil {
-		fmt.Fprintf(t.stderr, "tally: there is no command %q\n\n%s", args[0], usage)
-		return cli.ExitUsage
-	}
-	return t.exit(command(ctx, args[1:]))
+	return t.exit(t.choose(ctx, "", usage, map[string]command{
+		"demo": t.demo, "serve": t.serve, "fsck": t.fsck,
+		"policy": t.policy, "approvals": t.approvals, "approve": t.approve, "deny": t.deny,
+		"export": t.export, "disclose": t.disclose, "unseal": t.unseal,
+		"keys": t.keys, "login": t.login, "tokens": t.tokens,
+		"version": t.version,
+	}, args))
 }

@@ -17,26 +17,19 @@ import (
 	"github.com/tallystick/tallystick/verify"
 )
 
+const policyUsage = `tally policy looks at the rules that judge calls, before a gateway judges by them.
+
+  tally policy check FILE           read them, and say what is wrong with them
+  tally policy try FILE SESSION...  say what they would have said of recorded calls
+
+gateway/cel/POLICY.md tells how they are written; 'tally policy COMMAND --help' tells more of each.
+`
+
 func (t *tally) policy(ctx context.Context, args []string) error {
-	if len(args) > 0 {
-		switch args[0] {
-		case "check":
-			return t.policyCheck(args[1:])
-		case "try":
-			return t.policyTry(ctx, args[1:])
-		}
-	}
-	fs := t.flags("policy check FILE | try FILE SESSION...", `Looks at a policy before a gateway judges by it: 'check' reads it, 'try' judges recorded calls.
-gateway/cel/POLICY.md tells how one is written; --help tells more of each.`)
-	rest, err := parse(fs, args, 0, 1)
-	if err != nil {
-		return err
-	}
-	fs.Usage()
-	return cli.Usagef("policy: %q is not understood; say check or try", rest)
+	return t.choose(ctx, "policy ", policyUsage, map[string]command{"check": t.policyCheck, "try": t.policyTry}, args)
 }
 
-func (t *tally) policyCheck(args []string) error {
+func (t *tally) policyCheck(_ context.Context, args []string) error {
 	fs := t.flags("policy check FILE [--config FILE]", `Reads a policy as a gateway would, and says all that is wrong with it: where, what, and what to
 write instead. A configuration tells what routes there are; without it every name is one.`)
 	var s source

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -370,22 +371,51 @@ func TestBadConfigurations(t *testing.T) {
 	}
 }
 
-// Usage errors exit with 64, help with 0.
+// Wrong usage exits with 64 and says on stderr what is wrong; help exits with 0, on stdout.
 func TestUsage(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t)
 	if err := os.MkdirAll(p.data, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		args []string
+		args string
 		code int
+		want string
 	}{
-		{nil, 64}, {[]string{"frob"}, 64}, {[]string{"demo", "--frob"}, 64}, {[]string{"export"}, 64}, {[]string{"serve"}, 64}, {[]string{"keys"}, 64},
-		{[]string{"keys", "new"}, 64}, {[]string{"--help"}, 0}, {[]string{"demo", "--help"}, 0}, {[]string{"version"}, 0}, {[]string{"keys", "new", "alice"}, 0},
-		{[]string{"serve", "--config", "nowhere.yaml"}, 1}, {[]string{"fsck", "--data", "nowhere"}, 1},
+		{"", 64, "which of these shall it do?"},
+		{"frob", 64, `there is no command "frob"; try tally --help`},
+		{"demo --frob", 64, "demo: there is no flag --frob; try tally demo --help"},
+		{"demo --data", 64, "the flag --data needs a value"},
+		{"demo now", 64, `"now" is one argument too many`},
+		{"export", 64, "name a session"},
+		{"serve", 64, "--config FILE"},
+		{"keys", 64, "which of these shall it do?"},
+		{"keys frob", 64, `there is no command "keys frob"; try tally keys --help`},
+		{"keys new", 64, "keys new: an argument is missing; try tally keys new --help"},
+		{"serve --config nowhere.yaml", 1, "nowhere.yaml"},
+		{"fsck --data nowhere", 1, "nowhere"},
+		{"version", 0, ""},
+		{"keys new alice", 0, ""},
+		{"help keys rotate", 0, ""},
 	} {
-		if stdout, stderr, code := p.tally(c.args...); code != c.code || stdout+stderr == "" {
-			t.Errorf("tally %s: exit %d, want %d: %s%s", c.args, code, c.code, stdout, stderr)
+		if stdout, stderr, code := p.tally(strings.Fields(c.args)...); code != c.code || !strings.Contains(stderr, c.want) || (stdout == "") != (c.code != 0) {
+			t.Errorf("tally %s: exit %d, want %d and %q: %s%s", c.args, code, c.code, c.want, stdout, stderr)
+		}
+	}
+	// Whatever a help text names is there and has help of its own.
+	named := regexp.MustCompile(`(?m)^  tally (([a-z][a-z-]* ?)+)`)
+	for _, under := range []string{"", "keys ", "policy ", "tokens "} {
+		help, _, code := p.tally(strings.Fields(under + "--help")...)
+		all := named.FindAllStringSubmatch(help, -1)
+		if code != 0 || len(all) < 2 {
+			t.Errorf("tally %s--help: exit %d: %s", under, code, help)
+		}
+		for _, m := range all {
+			name := strings.TrimSpace(m[1])
+			if stdout, stderr, code := p.tally(strings.Fields(name + " --help")...); code != 0 || stderr != "" || !strings.HasPrefix(stdout, "Usage: tally "+name) {
+				t.Errorf("tally %s --help: exit %d: %s%s", name, code, stdout, stderr)
+			}
 		}
 	}
 }

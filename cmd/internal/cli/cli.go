@@ -42,7 +42,7 @@ func Parse(fs *flag.FlagSet, args []string) ([]string, error) {
 			if errors.Is(err, flag.ErrHelp) {
 				return nil, err
 			}
-			return nil, &UsageError{err.Error()}
+			return nil, &UsageError{ours(err.Error())}
 		}
 		n := len(args) - fs.NArg() // what Parse took, the "--" included
 		if n > 0 && args[n-1] == "--" && !isValue(fs, args[:n]) {
@@ -55,6 +55,17 @@ func Parse(fs *flag.FlagSet, args []string) ([]string, error) {
 		args = fs.Args()[1:]
 	}
 	return rest, nil
+}
+
+// ours is what the flag package says of a mistake, in the words of our texts, where a flag has two hyphens.
+func ours(msg string) string {
+	if name, ok := strings.CutPrefix(msg, "flag provided but not defined: -"); ok {
+		return "there is no flag --" + name
+	}
+	if name, ok := strings.CutPrefix(msg, "flag needs an argument: -"); ok {
+		return "the flag --" + name + " needs a value"
+	}
+	return msg
 }
 
 // isValue says whether the last of the arguments that Parse took is the value of the flag before it.

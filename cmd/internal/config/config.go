@@ -76,6 +76,9 @@ type Config struct {
 	LogAccess LogAccess `yaml:"log_access"`
 	// DataKeys is where the keys of records are kept, outside the log.
 	DataKeys DataKeys `yaml:"data_keys"`
+	// Retention says how long records are kept and when they are erased, which is done every RetainEvery, by default 24h.
+	Retention   []RetentionRule `yaml:"retention"`
+	RetainEvery Duration        `yaml:"retain_every"`
 	// Listen is the address of the log's read API (c2sp.org/tlog-tiles), for auditors and witnesses.
 	Listen string `yaml:"listen"`
 	// Operators is a file with the token of those who may export records; by default operator.token beside the log.
@@ -272,6 +275,7 @@ type Route struct {
 	Scheme     string     `yaml:"scheme"`     // what goes before it, such as Bearer
 	Forward    []string   `yaml:"forward"`    // further request headers to pass to the model
 	Return     []string   `yaml:"return"`     // further response headers to pass to the caller
+	Live       bool       `yaml:"live"`       // give callers answers as they are written down, masked; each is held until it is whole
 	Mask       string     `yaml:"mask"`       // the name of a set of gateway.masking; by default default. none masks nothing
 }
 
@@ -362,7 +366,7 @@ func (c *Config) check() error {
 		return err
 	}
 	if !c.HasGateway() && c.HasLog() && c.ServeLog.Listen != "" {
-		return nil
+		return misplaced("this process has no data keys; it belongs in the gateway's file", map[string]bool{"retention": len(c.Retention) > 0, "retain_every": c.RetainEvery != 0})
 	}
 	return c.checkGateway()
 }
@@ -472,6 +476,9 @@ func (c *Config) checkGateway() error {
 		return err
 	}
 	if err := c.checkApprovals(); err != nil {
+		return err
+	}
+	if err := c.checkRetention(); err != nil {
 		return err
 	}
 	if _, err := gateway.ParseMode(c.Gateway.Mode); err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/tallystick/tallystick/tlog/record/mask"
 )
 
-// What is masked is the record, not the traffic: the model gets what was sent and the caller what was answered, and between the
-// two a copy is made that can be written down. Only the stream journal has an answer as it was, sealed, for as long as it comes.
+// What is masked is the record, not the traffic: the model gets what was sent and the caller what was answered, unless its route
+// has it otherwise, and between the two a copy is made that can be written down. Only the stream journal has an answer as it was, sealed, for as long as it comes.
 
 // A masked is a request as its record has it.
 type masked struct {
@@ -132,6 +132,7 @@ func (c *call) addAnswer(r *record.Record, a *answered) {
 		r.Add(record.FieldEvents, events)
 	}
 	r.Add(record.FieldBody, body)
+	c.given = body
 }
 
 func get1(h http.Header, name string) string {

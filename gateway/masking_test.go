@@ -155,3 +155,57 @@ func TestMaskedRemnants(t *testing.T) {
 		t.Errorf("the caller saw %q, and on record is %q", readers[0].seen(), body)
 	}
 }
+
+// On a route that masks its answers callers get them as they are written down, whole and in events, in every mode, and nothing of
+// one that is cut.
+func TestMaskedAnswers(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []Mode{Strict, Open} {
+		w := newWorld(t, func(c *Config) {
+			masking(t)(c)
+			c.Mode = mode
+			for i := range c.Routes {
+				c.Routes[i].MaskAnswers = true
+			}
+		})
+		for _, c := range []struct {
+			path, prompt string
+			stream       bool
+			cut          bool
+		}{
+			{"/v1/chat/completions", "/say pay " + cardInAnswer + " today", false, false},
+			{"/v1/chat/completions", "/say pay " + cardInAnswer + " today", true, false},
+			{"/any/v1/chat/completions", "/say pay " + cardInAnswer + " today", false, false},
+			{"/v1/chat/completions", "/cut 7 /say pay " + cardInAnswer + " today", true, true},
+			{"/v1/models", "", false, false},
+		} {
+			method, body := "POST", chat(c.prompt, c.stream)
+			if c.prompt == "" {
+				method, body = "GET", ""
+			}
+			resp, err := w.do(t.Context(), method, c.path, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			got := string(b)
+			if (err != nil) != c.cut || c.cut && len(b) > 0 {
+				t.Errorf("%s %s: %q, %v", c.path, c.prompt, got, err)
+			}
+			if strings.Contains(got, cardInAnswer) || strings.Contains(got, `" 4444"`) {
+				t.Errorf("%s %s: %q", c.path, c.prompt, got)
+			}
+			if c.cut {
+				continue
+			}
+			if c.prompt != "" && (!strings.Contains(got, "⟦CARD:") || c.stream && !strings.Contains(got, "data: [DONE]")) {
+				t.Errorf("%s %s: %q", c.path, c.prompt, got)
+			}
+			k := w.tells(resp.Header.Get(SessionHeader), "request complete")
+			if _, r := k.last(); get(r, record.FieldBody) != got {
+				t.Errorf("%s %s: given %q, and on record %q", c.path, c.prompt, got, get(r, record.FieldBody))
+			}
+		}
+	}
+}

@@ -86,6 +86,9 @@ type Route struct {
 	Header, Scheme string
 	// Mask masks what is written down of calls on this route; nil for nothing. The calls themselves it does not change.
 	Mask *mask.Masker
+	// MaskAnswers gives callers answers as they are written down, masked by Mask. An answer is then held until it is whole, and
+	// a stream with it, whose caller hears nothing before its end: a value can lie in the last event as in the first.
+	MaskAnswers bool
 	// Forward and Return name further headers to pass to the model and back to the caller.
 	Forward, Return []string
 
@@ -199,6 +202,9 @@ func (r *Route) check() error {
 		return !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '.')
 	}) {
 		return fmt.Errorf("gateway: the route's name %q is not 1 to 64 of a-z, 0-9, '-', '.'", r.Name)
+	}
+	if r.MaskAnswers && r.Mask == nil {
+		return fmt.Errorf("gateway: the route %q is to mask its answers, and has nothing to mask them by", r.Name)
 	}
 	if int(r.API) >= len(apiNames) {
 		return fmt.Errorf("gateway: the route %q has no API", r.Name)

@@ -98,7 +98,7 @@ func (c *call) tee(ctx *fasthttp.RequestCtx, resp *http.Response, body *answerBo
 	s.scan.Max = c.g.limits.Event
 	if s.events {
 		s.table = append(s.table, '[')
-	} else if resp.ContentLength >= 0 {
+	} else if resp.ContentLength >= 0 && !c.route.MaskAnswers {
 		s.size = int(resp.ContentLength)
 	}
 	return s
@@ -257,6 +257,7 @@ func (s *tee) pass(b []byte, event bool) error {
 		s.table = appendEvent(s.table, len(b), gap)
 	}
 	switch {
+	case s.c.route.MaskAnswers: // all of it is withheld, and masked at the end
 	case s.seen != endNone:
 		s.held = append(s.held, b...)
 	case s.size >= 0 && len(s.kept) >= s.size:
@@ -357,6 +358,9 @@ func (s *tee) finish(err error) {
 		c.g.log.Warn("a stream was cut", "session", c.id, "outcome", out, "err", why)
 	case logged != nil:
 		s.err = errLog
+	case c.route.MaskAnswers:
+		s.ready = append(s.ready, c.given...)
+		s.err = io.EOF
 	default:
 		s.ready = append(s.ready, s.held...)
 		s.err = io.EOF

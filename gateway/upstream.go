@@ -167,6 +167,10 @@ func (c *call) send(ctx *fasthttp.RequestCtx) (*http.Response, *answerBody, erro
 		a.Close()
 		return nil, nil, err
 	}
+	if coding := resp.Header.Get("Content-Encoding"); c.route.MaskAnswers && coding != "" && coding != "identity" {
+		a.Close()
+		return nil, nil, errAnswer // it is packed, though it was asked not to be, and cannot be masked
+	}
 	if resp.ContentLength > l.Answer && c.method != http.MethodHead {
 		a.Close()
 		return nil, nil, errTooMuch

@@ -1,6 +1,7 @@
 package mask_test
 
 import (
+	"encoding/json"
 	"slices"
 	"testing"
 
@@ -77,5 +78,12 @@ func TestPrompts(t *testing.T) {
 	}
 	if string(dst) != string(p) {
 		t.Error("the text is another")
+	}
+	body, err := json.Marshal(map[string]any{"model": "m", "messages": []map[string]string{{"role": "user", "content": string(p)}}, "max_tokens": 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := testing.AllocsPerRun(50, func() { dst, _ = m.JSON(dst[:0], body) }); n > 0 {
+		t.Errorf("%.1f allocations for JSON", n)
 	}
 }

@@ -322,7 +322,7 @@ func (p *Pages) finish(w http.ResponseWriter, r *http.Request, state []string) {
 		return
 	case err != nil:
 		p.log.Warn("a log-in failed", "provider", l.provider.Name(), "err", err)
-		p.fail(w, http.StatusBadGateway, "The provider cannot be reached now. Log in again, or ask who runs the gateway.")
+		p.fail(w, http.StatusBadGateway, "The provider cannot be reached now, or does not say who you are. Log in again, or ask who runs the gateway.")
 		return
 	}
 	life := p.cfg.Life

@@ -124,13 +124,13 @@ func (c *claims) has(r Claim) bool {
 }
 
 // groups are those that the token lists. Where it says that they must be asked for elsewhere they are not known, which is
-// another thing than none.
+// another thing than none. Of who is in no group, Vault says null.
 func (is *issuer) groups(c *claims) ([]string, bool) {
 	if is.Groups == nil {
 		return nil, true
 	}
 	v := c.find(is.Groups)
-	if v == nil {
+	if v == nil || v.Kind() == 'n' {
 		return nil, c.find([]string{"_claim_names", is.Groups[0]}) == nil
 	}
 	list, ok := texts(v)

@@ -104,7 +104,14 @@ func (l *Login) exchange(ctx context.Context, m *metadata, code, verifier string
 	case errors.As(err, &refused) && refused.ErrorCode == "invalid_grant":
 		return "", "", stranger("code", "the issuer does not know the code that the browser brought, or it was used; log in again")
 	case errors.As(err, &refused):
-		return "", "", fmt.Errorf("oidc: issuer %s gives no tokens for a code: status %d; see whether it knows this client and its secret", l.is.Name, refused.Response.StatusCode)
+		says := fmt.Sprintf("status %d", refused.Response.StatusCode)
+		if slices.Contains(refusals, refused.ErrorCode) {
+			says += ", " + refused.ErrorCode
+		}
+		if refused.Response.StatusCode/100 == 4 {
+			says += "; see whether it knows this client and its secret, and whether the person may use it"
+		}
+		return "", "", fmt.Errorf("oidc: issuer %s gives no tokens for a code: %s", l.is.Name, says)
 	case err != nil:
 		if u := new(url.Error); errors.As(err, &u) {
 			return "", "", fmt.Errorf("oidc: issuer %s gives no tokens for a code: %w", l.is.Name, u)
@@ -114,6 +121,10 @@ func (l *Login) exchange(ctx context.Context, m *metadata, code, verifier string
 	raw, _ := tokens.Extra("id_token").(string)
 	return raw, tokens.AccessToken, nil
 }
+
+// refusals are what RFC 6749 §5.2 has an issuer say, but for invalid_grant. Vault says invalid_request where the person may not log
+// in any more.
+var refusals = []string{"invalid_request", "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
 
 // person tells whom the ID token names that came for a code (OpenID Connect Core §3.1.3.7).
 func (is *issuer) person(ctx context.Context, raw, access, nonce string) (*gateway.Principal, error) {

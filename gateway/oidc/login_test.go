@@ -264,7 +264,8 @@ func TestLoginTrouble(t *testing.T) {
 		status     int
 		body, says string
 	}{
-		{401, `{"error":"invalid_client"}`, "status 401"}, {500, "oops", "status 500"}, {200, "{}", "could be read"}, {200, "<", "could be read"},
+		{401, `{"error":"invalid_client"}`, "status 401, invalid_client; see"}, {400, `{"error":"invalid_request"}`, "status 400, invalid_request; see"},
+		{400, `{"error":"a word of its own"}`, "status 400; see"}, {500, "oops", "status 500"}, {200, "{}", "could be read"}, {200, "<", "could be read"},
 	} {
 		to, memory, _ := l.Begin(t.Context(), "state")
 		q := a.agree(to)

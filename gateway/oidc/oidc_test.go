@@ -47,6 +47,7 @@ func TestPrincipal(t *testing.T) {
 		{object{"email": "a\u202e@example.com"}, func(p *gateway.Principal) bool { return p.Email == "" }},
 		{object{"auth_time": nil}, func(p *gateway.Principal) bool { return p.At.Equal(time.Unix(claims["iat"].(int64), 0)) }},
 		{object{"realm_access": nil}, func(p *gateway.Principal) bool { return p.Groups == nil }},
+		{object{"realm_access": object{"roles": nil}}, func(p *gateway.Principal) bool { return p.Groups == nil }}, // null
 		{object{"realm_access": object{"roles": "one"}}, func(p *gateway.Principal) bool { return len(p.Groups) == 1 }},
 		{object{"jti": strings.Repeat("j", 100)}, func(p *gateway.Principal) bool { return p.Key == "" }},
 		{object{"aud": []string{"gateway", "other"}, "azp": "gateway-2"}, func(p *gateway.Principal) bool { return p.Name == want.Name }},

@@ -213,6 +213,7 @@ func recipes() map[string]recipe {
 	out["email-unverified"] = recipe{where: "TestPrincipal"}
 	out["groups-overage"] = of("groups", changed(object{"groups": strings.Split(strings.Repeat("g,", 300)+"g", ",")})[0],
 		changed(object{"groups": nil, "_claim_names": object{"groups": "src1"}, "_claim_sources": object{"src1": object{"endpoint": "https://attacker.example"}}})[0],
+		changed(object{"groups": (*int)(nil), "_claim_names": object{"groups": "src1"}})[0], // null
 		changed(object{"groups": []any{"a", 1}})[0], changed(object{"groups": []any{"a", nil}})[0])
 	out["key-rotated"] = recipe{where: "TestRotation"}
 	out["jwks-down"] = recipe{where: "TestDown"}

@@ -11,7 +11,7 @@ help:
 	@echo "make build    bin/tally, bin/tally-verify, bin/tally-witness, bin/tally-bench"
 	@echo "make bench    how fast, as ratios to raw Pebble and to calling the model directly; VAULT=1: through a Vault, too"
 	@echo "make crash    kill -9 under load, 200 times (CRASHES=n)"
-	@echo "make vault    keys and anchors against HashiCorp Vault itself, which is built once (a quarter of an hour)"
+	@echo "make vault    keys, anchors and log-ins against HashiCorp Vault itself, which is built once (a quarter of an hour)"
 	@echo "make fuzz     every fuzz target for a while (FUZZTIME=30s)"
 	@echo "make race     the tests under the race detector (needs a C compiler)"
 	@echo "make lint     gofmt, vet, and govulncheck where its database can be reached"
@@ -56,7 +56,8 @@ crash:
 	CRASHES=$(CRASHES) $(GO) test -count=1 -timeout 60m -v -run TestKilled ./cmd/tally ./cmd/tally-witness
 
 vault:
-	@$(VAULTBIN) cd keys/peers && VAULT=$$bin $(GO) test -tags vault -count=1 -timeout 30m ./...
+	@$(VAULTBIN) (cd keys/peers && VAULT=$$bin $(GO) test -tags vault -count=1 -timeout 30m ./...) && \
+	  cd gateway/peers/openid && VAULT=$$bin $(GO) test -tags vault -count=1 -timeout 30m ./...
 
 fuzz:
 	@$(GO) list ./... | while read p; do \

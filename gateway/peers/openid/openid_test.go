@@ -90,15 +90,64 @@ type plain string
 
 func (p plain) Reveal() []byte { return []byte(p) }
 
-// A world is a provider, and a gateway's pages at which people log in by it.
-type world struct {
+// patience is how long what takes moments, or Vault's round of a minute, may take on a loaded machine.
+const patience = 5 * time.Minute
+
+// A gate is what a gateway has to know people and programs: pages on which people log in, tokens, and issuers.
+type gate struct {
 	t        *testing.T
-	issuer   string
 	base     string // of the pages
-	other    string // where a client of its own is sent back to
-	store    *rotating
+	pages    *login.Pages
 	tokens   *token.Store
 	identify *oidc.Identifier
+}
+
+// newGate returns a gate that serves nothing yet, but has its address.
+func newGate(t *testing.T) *gate {
+	t.Helper()
+	g := &gate{t: t}
+	front := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { g.pages.ServePage(rw, r, nil) }))
+	t.Cleanup(front.Close)
+	g.base = front.URL
+	return g
+}
+
+// open opens the gate to people and tokens of some issuers. People log in at those that have a client.
+func (g *gate) open(issuers ...oidc.Issuer) {
+	g.t.Helper()
+	var err error
+	if g.identify, err = oidc.New(oidc.Config{Issuers: issuers}); err != nil {
+		g.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { g.identify.Run(ctx); close(ended) }()
+	g.t.Cleanup(func() { stop(); <-ended })
+	if g.tokens, err = token.Open(g.t.TempDir(), nil); err != nil {
+		g.t.Fatal(err)
+	}
+	cfg := login.Config{Public: g.base, Tokens: g.tokens}
+	for _, is := range issuers {
+		if is.Client == nil {
+			continue
+		}
+		l, err := g.identify.Login(is.Name, g.base+login.BackPath)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		cfg.Providers = append(cfg.Providers, l)
+	}
+	if g.pages, err = login.New(cfg); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// A world is a provider, and a gate at which people log in by it.
+type world struct {
+	*gate
+	issuer string
+	other  string // where a client of its own is sent back to
+	store  *rotating
 }
 
 func newWorld(t *testing.T) *world {
@@ -107,11 +156,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, issuer: "http://" + ln.Addr().String(), other: "http://127.0.0.1:1/back"}
-	var pages *login.Pages
-	front := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { pages.ServePage(rw, r, nil) }))
-	t.Cleanup(front.Close)
-	w.base = front.URL
+	w := &world{gate: newGate(t), issuer: "http://" + ln.Addr().String(), other: "http://127.0.0.1:1/back"}
 	w.store = &rotating{Storage: storage.NewStorageWithClients(storage.NewUserStore(w.issuer), map[string]*storage.Client{
 		"gateway": storage.WebClient("gateway", "a secret of the gateway's", w.base+login.BackPath),
 		"app":     storage.WebClient("app", "a secret of the app's", w.other),
@@ -121,26 +166,10 @@ func newWorld(t *testing.T) *world {
 	go srv.Serve(ln)
 	t.Cleanup(func() { srv.Close() })
 
-	if w.identify, err = oidc.New(oidc.Config{Issuers: []oidc.Issuer{{
+	w.open(oidc.Issuer{
 		Name: "idp", URL: w.issuer, Audiences: []string{"app"}, CoolDown: time.Second, Refresh: 2 * time.Second, Stale: time.Minute,
 		Client: &oidc.Client{ID: "gateway", Secret: plain("a secret of the gateway's")},
-	}}}); err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	go func() { w.identify.Run(ctx); close(ended) }()
-	t.Cleanup(func() { stop(); <-ended })
-	l, err := w.identify.Login("idp", w.base+login.BackPath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if w.tokens, err = token.Open(t.TempDir(), nil); err != nil {
-		t.Fatal(err)
-	}
-	if pages, err = login.New(login.Config{Public: w.base, Tokens: w.tokens, Providers: []login.Provider{l}}); err != nil {
-		t.Fatal(err)
-	}
+	})
 	return w
 }
 
@@ -149,15 +178,15 @@ func browser() *http.Client {
 	return &http.Client{Jar: jar, Timeout: time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
-func (w *world) fetch(resp *http.Response, err error) (*http.Response, string) {
-	w.t.Helper()
+func (g *gate) fetch(resp *http.Response, err error) (*http.Response, string) {
+	g.t.Helper()
 	if err != nil {
-		w.t.Fatal(err)
+		g.t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
-		w.t.Fatal(err)
+		g.t.Fatal(err)
 	}
 	return resp, string(b)
 }
@@ -211,8 +240,8 @@ func (w *world) idToken() string {
 	return raw
 }
 
-func (w *world) who(raw string) (*gateway.Principal, string) {
-	p, err := w.identify.Identify(w.t.Context(), gateway.Shown{Bearer: []byte(raw)})
+func (g *gate) who(raw string) (*gateway.Principal, string) {
+	p, err := g.identify.Identify(g.t.Context(), gateway.Shown{Bearer: []byte(raw)})
 	var s *gateway.Stranger
 	switch {
 	case err == nil:
@@ -224,15 +253,15 @@ func (w *world) who(raw string) (*gateway.Principal, string) {
 }
 
 // eventually asks until a token is judged as wanted.
-func (w *world) eventually(raw, want string) {
-	w.t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		_, why := w.who(raw)
+func (g *gate) eventually(raw, want string) {
+	g.t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		_, why := g.who(raw)
 		if why == want {
 			return
 		}
 		if time.Now().After(deadline) {
-			w.t.Fatalf("the token is judged %q, want %q", why, want)
+			g.t.Fatalf("the token is judged %q, want %q", why, want)
 		}
 	}
 }

@@ -3,24 +3,58 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/tallystick/tallystick/bench"
+	"github.com/tallystick/tallystick/cmd/internal/cli"
 	"github.com/tallystick/tallystick/gateway"
 	"github.com/tallystick/tallystick/keys/vault"
 )
 
+const help = `Usage: tally-bench [flags]
+
+Measures here what the log and the gateway cost, as ratios to what bounds them, and prints a line for each.
+
+  --run NAME   append, pass, decide, masking, or vault, which needs VAULT_ADDR and VAULT_TOKEN; by default
+               all, and vault where VAULT_ADDR is set
+  --rounds N   rounds of each arm, in turns (5)
+  --time D     how long a round is (3s)
+  --dir DIR    a directory on the disk to measure; by default the system's for temporary files
+
+Exit codes: 0 it was measured; 1 it was not; 64 wrong usage.
+`
+
 func main() {
-	dir := flag.String("dir", "", "a `directory` on the disk to measure; by default the system's for temporary files")
-	rounds := flag.Int("rounds", 5, "rounds of each arm, in turns")
-	each := flag.Duration("time", 3*time.Second, "length of a round")
-	only := flag.String("run", "", "append, pass, decide or masking; by default all")
-	flag.Parse()
+	fs := cli.NewFlags("tally-bench")
+	dir := fs.String("dir", "", "")
+	rounds := fs.Int("rounds", 5, "")
+	each := fs.Duration("time", 3*time.Second, "")
+	only := fs.String("run", "", "")
+	rest, err := cli.Parse(fs, os.Args[1:])
+	workloads := []string{"append", "pass", "decide", "masking", "vault"}
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Print(help)
+		return
+	case err != nil:
+	case len(rest) > 0:
+		err = cli.Usagef("%q is one argument too many", rest[0])
+	case *only != "" && !slices.Contains(workloads, *only):
+		err = cli.Usagef("--run takes one of %s", strings.Join(workloads, ", "))
+	case *rounds < 1 || *each <= 0:
+		err = cli.Usagef("--rounds and --time are to be above 0")
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "tally-bench: %s\nTry tally-bench --help.\n", cli.Escape(err.Error()))
+		os.Exit(cli.ExitUsage)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	fmt.Println(strings.Join(os.Args, " "))

@@ -381,6 +381,6 @@ func (v *invocation) version(args []string) (int, error) {
 	if v.json {
 		return 0, cli.WriteJSON(v.stdout, map[string]string{"version": version, "revision": revision, "go": runtime.Version(), "bundle": verify.Format, "receipt": record.ReceiptFormat})
 	}
-	_, err := fmt.Fprintf(v.stdout, "tally-verify %s %s %s, reads %s, %s\n", version, revision, runtime.Version(), verify.Format, record.ReceiptFormat)
+	_, err := fmt.Fprintf(v.stdout, "tally-verify %s, reads %s, %s\n", strings.Join(strings.Fields(version+" "+revision+" "+runtime.Version()), " "), verify.Format, record.ReceiptFormat)
 	return 0, err
 }

@@ -198,6 +198,6 @@ func (v *invocation) version() (int, error) {
 	if v.json {
 		return 0, cli.WriteJSON(v.stdout, map[string]string{"version": version, "revision": revision, "go": runtime.Version(), "protocol": "c2sp.org/tlog-witness"})
 	}
-	_, err := fmt.Fprintf(v.stdout, "tally-witness %s %s %s, speaks c2sp.org/tlog-witness\n", version, revision, runtime.Version())
+	_, err := fmt.Fprintf(v.stdout, "tally-witness %s, speaks c2sp.org/tlog-witness\n", strings.Join(strings.Fields(version+" "+revision+" "+runtime.Version()), " "))
 	return 0, err
 }

@@ -102,6 +102,7 @@ func TestMaskers(t *testing.T) {
 		}
 	}
 	for what, bad := range map[string][2]string{
+		"live, by none":       {"mask: none", "mask: none, live: true"},
 		"a set that is none":  {"mask: lax", "mask: lacks"},
 		"an action":           {"last4", "last5"},
 		"a kind":              {"only: [CARD]", "only: [CART]"},

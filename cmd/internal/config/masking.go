@@ -77,6 +77,9 @@ func (g *Gateway) checkMasking() error {
 			if r.Mask != "" && r.Mask != NoMask {
 				return fmt.Errorf("the route %q is to be masked by %q, and there is no gateway.masking; write masking: {} for what is built in", r.Name, r.Mask)
 			}
+			if r.Live {
+				return fmt.Errorf("the route %q is to mask its answers live, and there is no gateway.masking; write masking: {} for what is built in", r.Name)
+			}
 		}
 		return nil
 	}
@@ -102,6 +105,9 @@ func (g *Gateway) checkMasking() error {
 		}
 	}
 	for _, r := range g.Routes {
+		if r.Live && r.Mask == NoMask {
+			return fmt.Errorf("the route %q is to mask its answers live, and by none", r.Name)
+		}
 		if _, ok := g.Masking.Sets[r.Mask]; !ok && r.Mask != "" && r.Mask != NoMask && r.Mask != DefaultMask {
 			return fmt.Errorf("the route %q is to be masked by %q, which gateway.masking.sets has not", r.Name, r.Mask)
 		}

@@ -47,6 +47,7 @@ var contexts = map[Kind][]string{
 	Email:    {"email", "e-mail", "mail"},
 	Phone:    {"phone", "phones", "telephone", "tel", "fax", "mobile", "cell", "cellphone", "whatsapp", "hotline", "telefon", "telefono", "telefone", "telepono", "celular", "portable", "handy", "mobil", "desk", "phone number", "telephone number"},
 	phoneToo: {"call", "calling", "sms", "text me", "message", "messages", "contact", "dial", "ring", "reach", "answering", "registered", "office", "number"},
+	IP:       {"ip", "ipv4", "ipv6", "ip address", "unspecified", "listen", "bind", "gateway", "host"},
 	Birth: {"born", "birth", "birthday", "birthdate", "birth date", "date of birth", "dateofbirth", "date_of_birth", "dob", "d.o.b", "b-day",
 		"geboren", "geburtsdatum", "geb", "naissance", "ne le", "nee le", "nacimiento", "nacido", "nacida", "nascita", "nato", "nata", "nascimento", "ur."},
 	Passport: {"passport", "passports", "passport no", "travel document", "reisepass", "passeport", "pasaporte", "passaporto", "paszport",

@@ -333,7 +333,7 @@ func (v *view) colons(i int) int {
 	for to > from && (b[to-1] == '.' || b[to-1] == ':' && (to < from+2 || b[to-2] != ':')) {
 		to--
 	}
-	if two < 2 || to-from < 3 || to <= i || from > 0 && isWord(b[from-1]) || to < len(b) && isWord(b[to]) {
+	if two < 2 || to-from < 2 || to <= i || from > 0 && isWord(b[from-1]) || to < len(b) && isWord(b[to]) {
 		return 0
 	}
 	if b[from] == ':' && b[from+1] != ':' { // the colon of what is before it
@@ -353,7 +353,7 @@ func (v *view) colons(i int) int {
 			groups++
 		}
 	}
-	if groups == 0 && !v.only(from, to) && !v.told(IP, from, to, 24) || groups > 0 && !digits && groups < 4 {
+	if groups == 0 && !v.only(from, v.prefixLength(to, 128)) && !v.told(IP, from, to, 24) || groups > 0 && !digits && groups < 4 {
 		return 0
 	}
 	a, err := netip.ParseAddr(string(b[from:to])) // the only allocation, and for what has the colons of an address
@@ -480,22 +480,34 @@ func (v *view) wordBefore(i int, list ...string) bool {
 	return false
 }
 
-// only reports whether [from, to) is all that the text says.
+// only reports whether [from, to) is all that the text says, but perhaps for a few more numbers like it.
 func (v *view) only(from, to int) bool {
 	if !v.free {
 		return false
 	}
-	for _, c := range v.b[v.from:from] {
-		if isWord(c) || c >= 0x80 {
+	return numbersOnly(v.b[v.from:from]) && numbersOnly(v.b[to:v.to])
+}
+
+// numbersOnly reports whether every word of a short text has a digit in it.
+func numbersOnly(b []byte) bool {
+	words, digits := 0, true
+	for i, c := range b {
+		switch {
+		case c >= 0x80:
 			return false
+		case is(c, isDigit):
+			digits = true
+			fallthrough
+		case isWord(c):
+			if i == 0 || !isWord(b[i-1]) {
+				if words++; words > 8 || !digits {
+					return false
+				}
+				digits = is(c, isDigit)
+			}
 		}
 	}
-	for _, c := range v.b[to:v.to] {
-		if isWord(c) || c >= 0x80 {
-			return false
-		}
-	}
-	return true
+	return digits
 }
 
 func isUpper(c byte) bool { return 'A' <= c && c <= 'Z' }

@@ -41,7 +41,7 @@ type shape struct {
 // shapes are tried in this order where the length is the same: what comes first wins where nothing else decides.
 var shapes = []shape{
 	{"US_SSN", "999999999", told, sure, "324", usual | dot, ssn},
-	{"US_SSN", "999999999", never, told, "54 36", dash, ssn},
+	{"US_SSN", "999999999", never, alone, "54 36", dash, ssn},
 	{"US_ITIN", "999999999", alone, sure, "324", usual, itin},
 	{"US_ITIN", "999999999", never, alone, "54 36", usual, itin},
 	{"US_MBI", "9A*9A*9AA99", sure, sure, "434", dash, mbi},
@@ -137,7 +137,7 @@ var shapes = []shape{
 	{"DE_ID_CARD", "*********", alone, never, "", 0, germanDoc},
 	{"DE_ID_CARD", "t99999999", told, never, "", 0, nil},
 	{"DE_FUEHRERSCHEIN", "AA99999999*", alone, never, "", 0, nil},
-	{"DE_LANR", "999999999", alone, never, "", 0, func(v []byte) bool { return (10-weighted(v, 4, 9, 4, 9, 4, 9)%10)%10 == digit(v[6]) }},
+	{"DE_LANR", "999999999", alone, never, "", 0, func(v []byte) bool { return !same(v) && (10-weighted(v, 4, 9, 4, 9, 4, 9)%10)%10 == digit(v[6]) }},
 	{"DE_BSNR", "999999999", told, never, "", 0, func(v []byte) bool { return !same(v) }},
 	{"DE_TAX_NUMBER", "9999999999999", told, never, "", 0, func(v []byte) bool { n := number(v[:2]); return 1 <= n && n <= 16 }},
 	{"DE_TAX_NUMBER", "99999999999", never, alone, "335 344", slash, nil},
@@ -152,6 +152,8 @@ var shapes = []shape{
 	{"UK_NHS", "9999999999", alone, alone, "334", usual, nhs},
 	{"UK_NINO", "AA999999A", sure, sure, "22221 261", space, nino},
 	{"UK_DRIVING_LICENCE", "*****999999*****", sure, never, "", 0, dvla},
+	// Nine digits alone are an SSN if they are nothing with a check digit, and not one that was printed on a card in every wallet.
+	{"US_SSN", "999999999", alone, never, "", 0, func(v []byte) bool { return ssn(v) && string(v) != "078051120" && string(v) != "219099999" }},
 	{"UK_PASSPORT", "AA9999999", told, never, "", 0, nil},
 	{"UK_PASSPORT", "999999999", told, never, "", 0, nil},
 

@@ -62,6 +62,7 @@ type Vault struct {
 	pens  []*remote.Log // of writers beside Log's own, where it is in another process
 	// What looks on at a log in this process. The witnesses can change while it runs.
 	quorum  atomic.Pointer[witness.Quorum]
+	rules   atomic.Pointer[audit.Retention] // they can change, too
 	mirrors []*witness.Mirror
 	runs    []func(context.Context) error
 	c       *config.Config
@@ -382,7 +383,11 @@ func (v *Vault) Desk(id string) (*audit.Desk, *record.Writer, error) {
 		return nil, nil, err
 	}
 	d, err := audit.NewDesk(v.Log, v.keys, pen)
-	return d, pen, err
+	if err != nil {
+		return nil, nil, err
+	}
+	d.Retention(v.retention)
+	return d, pen, v.KeepTo(v.c)
 }
 
 // A House is what runs in one process: the gateway and the log, or one of them.
@@ -394,7 +399,8 @@ type House struct {
 	// gateway is.
 	Reload chan *config.Config
 	api    http.Handler
-	pen    *record.Writer                // the desk's; nil without a gateway
+	desk   *audit.Desk                   // nil without a gateway
+	pen    *record.Writer                // the desk's
 	law    *law                          // nil without a gateway
 	sender *webhook.Sender               // nil where nobody is told of questions
 	runs   []func(context.Context) error // of what knows callers
@@ -475,7 +481,7 @@ func (h *House) addGateway(c *config.Config, gc gateway.Config, mux *http.ServeM
 	if err != nil {
 		return err
 	}
-	h.pen = pen
+	h.desk, h.pen = desk, pen
 	mux.Handle(audit.Prefix, audit.Handler(desk, sha256.Sum256(token), h.env.Logger))
 	return nil
 }
@@ -534,7 +540,7 @@ func (h *House) Run(ctx context.Context, at Listeners) error {
 				}
 				return err
 			},
-			h.law.run)
+			h.law.run, h.erasing, h.retains)
 	}
 	if h.Appends != nil {
 		runs = append(runs, func(ctx context.Context) error { return h.Appends.Run(ctx, at.Appends) })
@@ -584,6 +590,9 @@ func (h *House) reloads(ctx context.Context) error {
 		case c := <-h.Reload:
 			if h.law != nil {
 				h.law.ask(&c.Gateway)
+				if err := h.Vault.KeepTo(c); err != nil {
+					h.env.Logger.Error("the rules of retention stay as they were", "err", err)
+				}
 			}
 			if h.Vault.local == nil && !c.HasLog() {
 				continue // it has no keys and witnesses here

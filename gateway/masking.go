@@ -132,7 +132,19 @@ func (c *call) addAnswer(r *record.Record, a *answered) {
 		r.Add(record.FieldEvents, events)
 	}
 	r.Add(record.FieldBody, body)
-	c.given = body
+	if c.given = body; c.route != nil && c.route.Mask != nil && c.route.Originals != nil {
+		if header != nil {
+			c.keep(r, record.FieldHeaders, recordedHeader(a.header))
+		}
+		c.keep(r, record.FieldBody, a.body)
+	}
+}
+
+// keep seals into a record what one of its fields was before it was masked, if it was. A record without it is better than none.
+func (c *call) keep(r *record.Record, name string, exact []byte) {
+	if err := c.route.Originals.Add(r, name, exact); err != nil {
+		c.g.log.Error("an original could not be sealed, and is not kept", "session", c.id, "field", name, "err", err)
+	}
 }
 
 func get1(h http.Header, name string) string {

@@ -8,9 +8,12 @@ import (
 	"strings"
 	"testing"
 
+	"filippo.io/age"
+
 	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
 	"github.com/tallystick/tallystick/tlog/record/mask"
+	"github.com/tallystick/tallystick/tlog/record/original"
 )
 
 // The card numbers of these tests pass the check of their digits, and are nobody's.
@@ -207,5 +210,53 @@ func TestMaskedAnswers(t *testing.T) {
 				t.Errorf("%s %s: given %q, and on record %q", c.path, c.prompt, got, get(r, record.FieldBody))
 			}
 		}
+	}
+}
+
+// Where it is wanted, what was masked is beside the mask, for whoever has the identity and nobody else; and nothing that was not.
+func TestOriginals(t *testing.T) {
+	t.Parallel()
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealer, err := original.NewSealer([]string{id.Recipient().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, func(c *Config) {
+		masking(t)(c)
+		for i := range c.Routes {
+			c.Routes[i].Originals = sealer
+		}
+	})
+	identity, err := original.ParseIdentity(strings.NewReader(id.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, stream := range []bool{false, true} {
+		body := chat("/say pay "+cardInAnswer+" today", stream)
+		resp := w.post("/v1/chat/completions", body)
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := w.tells(resp.Header.Get(SessionHeader), "request complete")
+		for i, want := range []string{body, string(b)} {
+			sealed, ok := k.records[i].Get(record.FieldOriginal + record.FieldBody)
+			if !ok {
+				t.Fatalf("record %d has no original", i)
+			}
+			if got, err := identity.Open(sealed); err != nil || string(got) != want {
+				t.Errorf("record %d: %q, %v", i, got, err)
+			}
+		}
+		if _, ok := k.records[0].Get(record.FieldOriginal + record.FieldTarget); ok {
+			t.Error("an original of what was not masked")
+		}
+	}
+	if text := w.content(); strings.Contains(text, cardInAnswer) {
+		t.Error("the card is on record in the clear")
 	}
 }

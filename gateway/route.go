@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tallystick/tallystick/tlog/record/mask"
+	"github.com/tallystick/tallystick/tlog/record/original"
 )
 
 // An API says how a model's interface speaks: which paths it has, how it takes a credential, what ends its streams and
@@ -86,6 +87,8 @@ type Route struct {
 	Header, Scheme string
 	// Mask masks what is written down of calls on this route; nil for nothing. The calls themselves it does not change.
 	Mask *mask.Masker
+	// Originals seals what was masked, as it was, to people outside; nil for nothing. It costs its length again.
+	Originals *original.Sealer
 	// MaskAnswers gives callers answers as they are written down, masked by Mask. An answer is then held until it is whole, and
 	// a stream with it, whose caller hears nothing before its end: a value can lie in the last event as in the first.
 	MaskAnswers bool

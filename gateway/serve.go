@@ -288,7 +288,7 @@ func (c *call) requestRecord(ctx *fasthttp.RequestCtx) record.Record {
 	} else {
 		headers = recordedHead(ctx.Request.Header.RawHeaders())
 	}
-	r := make(record.Record, 0, 26)
+	r := make(record.Record, 0, 28)
 	r.Add(record.FieldSession, []byte(c.id.String()))
 	if c.caller != nil {
 		addCaller(&r, c.caller)
@@ -310,6 +310,11 @@ func (c *call) requestRecord(ctx *fasthttp.RequestCtx) record.Record {
 		addFindings(&r, c.facts.Findings)
 	}
 	r.Add(record.FieldBody, body)
+	if c.masked != nil && c.route != nil && c.route.Originals != nil {
+		c.keep(&r, record.FieldTarget, ctx.Request.Header.RequestURI())
+		c.keep(&r, record.FieldHeaders, recordedHead(ctx.Request.Header.RawHeaders()))
+		c.keep(&r, record.FieldBody, ctx.Request.Body())
+	}
 	return r
 }
 

@@ -162,20 +162,9 @@ func (d *Desk) bundle(ctx context.Context, who Asker, what string, sessions []re
 	sessions = slices.Clone(sessions)
 	for i := 0; i < len(sessions); i++ { // they become more
 		id := sessions[i]
-		at, err := d.find(ctx, id)
+		at, err := d.whole(ctx, id)
 		if err != nil {
 			return nil, fmt.Errorf("session %s: %w", id, err)
-		}
-		gone, err := d.isErased(ctx, at)
-		if err != nil {
-			return nil, fmt.Errorf("session %s: %w", id, err)
-		}
-		if gone {
-			erasures, err := d.erasures(ctx, id, at[len(at)-1].Index+1)
-			if err != nil {
-				return nil, fmt.Errorf("session %s: %w", id, err)
-			}
-			at = append(at, erasures...)
 		}
 		found = append(found, at)
 		last = max(last, at[len(at)-1].Index)

@@ -17,8 +17,8 @@ var ErrNoField = errors.New("audit: a field cannot be told")
 // maxPatterns is how many fields can be named at once: each record has at most record.MaxFields.
 const maxPatterns = 1024
 
-// A place is one entry of a session with the names of its record's fields. As fields are addressed, it is called by its kind,
-// and approvals, of which there can be several, approval-1, approval-2 and so on.
+// A place is one entry of a session with the names of its record's fields. As fields are addressed, it is called by its kind, and
+// approvals and erasures, of which there can be several, approval-1, approval-2 and so on.
 type place struct {
 	index uint64
 	name  string
@@ -28,12 +28,12 @@ type place struct {
 // places names the entries of a session; names gives those of their records' fields.
 func places(session []record.Found, names func(record.Found) ([]string, error)) ([]place, error) {
 	all := make([]place, 0, len(session))
-	approvals := 0
+	n := make(map[record.Kind]int)
 	for _, f := range session {
 		p := place{index: f.Index, name: string(f.Entry.Kind)}
-		if f.Entry.Kind == record.Approval {
-			approvals++
-			p.name += "-" + strconv.Itoa(approvals)
+		if k := f.Entry.Kind; k == record.Approval || k == record.Erasure {
+			n[k]++
+			p.name += "-" + strconv.Itoa(n[k])
 		}
 		var err error
 		if p.names, err = names(f); err != nil {
@@ -106,15 +106,15 @@ func within(session []place, pattern string) (at []place, name string, wild bool
 	return at, name, wild
 }
 
-// look finds the places of a session, which has ended.
+// look finds the places of a session, which has ended. What was erased has no fields any more.
 func (d *Desk) look(ctx context.Context, id record.ID) ([]place, error) {
-	session, err := d.find(ctx, id)
+	session, err := d.whole(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("session %s: %w", id, err)
 	}
 	return places(session, func(f record.Found) ([]string, error) {
 		r, err := d.record(ctx, f.Entry)
-		if err != nil && !errors.Is(err, tlog.ErrNotFound) { // what was erased has no fields any more
+		if err != nil && !errors.Is(err, tlog.ErrNotFound) {
 			return nil, err
 		}
 		names := make([]string, len(r))

@@ -505,3 +505,44 @@ func FuzzChoose(f *testing.F) {
 		}
 	})
 }
+
+// Of an erased session it can be shown who erased it, and nothing of what it was; its originals are gone, too.
+func TestDiscloseOfErased(t *testing.T) {
+	w := newWorld(t)
+	id := record.NewID(time.Now())
+	ticket := w.put(record.Entry{Kind: record.Request, Session: id}, nil, of(record.FieldCaller, "alice", record.FieldBody, "masked", "original.body", "an age file"))
+	w.put(record.Entry{Kind: record.Response, Session: id, Outcome: record.Complete}, ticket, of(record.FieldStatus, "200"))
+	w.published()
+	if _, err := w.desk.Unseal(t.Context(), somebody, id, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.desk.Erase(t.Context(), somebody, Order{Sessions: []record.ID{id}, Basis: "she asked for it"}, func(Fate) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	w.published()
+	names, err := w.desk.Fields(t.Context(), somebody, id)
+	if err != nil || slices.ContainsFunc(names, func(n string) bool { return !strings.HasPrefix(n, "erasure-1.") }) || !slices.Contains(names, "erasure-1.basis") {
+		t.Errorf("the names are %q: %v", names, err)
+	}
+	raw, err := w.desk.Disclose(t.Context(), somebody, id, "erasure.basis")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shown []string
+	for _, e := range w.holds(raw).Sessions[0].Entries {
+		for _, f := range e.Fields {
+			if f.Shown != nil {
+				shown = append(shown, f.Shown.Name+"="+string(f.Shown.Value))
+			}
+		}
+	}
+	if !slices.Equal(shown, []string{"basis=she asked for it"}) || bytes.Contains(raw, []byte("a complaint")) {
+		t.Errorf("shown are %q", shown)
+	}
+	if raw, err := w.desk.Disclose(t.Context(), somebody, id, "status"); !errors.Is(err, ErrNoField) || raw != nil {
+		t.Errorf("what was erased: %d bytes, %v", len(raw), err)
+	}
+	if raw, err := w.desk.Unseal(t.Context(), somebody, id, ""); !errors.Is(err, ErrNoField) || raw != nil {
+		t.Errorf("an original that was erased: %d bytes, %v", len(raw), err)
+	}
+}

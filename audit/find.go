@@ -77,3 +77,17 @@ func (d *Desk) find(ctx context.Context, id record.ID) ([]record.Found, error) {
 	}
 	return at, nil
 }
+
+// whole returns the entries of a session, which has ended, and of one that was erased the erasures too.
+func (d *Desk) whole(ctx context.Context, id record.ID) ([]record.Found, error) {
+	at, err := d.find(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	gone, err := d.isErased(ctx, at)
+	if err != nil || !gone {
+		return at, err
+	}
+	erasures, err := d.erasures(ctx, id, at[len(at)-1].Index+1)
+	return append(at, erasures...), err
+}

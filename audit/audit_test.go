@@ -140,18 +140,23 @@ func (w *world) session(id record.ID) record.ID {
 	return id
 }
 
-// published waits until everything appended is published.
-func (w *world) published() {
+// published waits until everything appended is published, and returns how much that is; a pen may append more at any time.
+func (w *world) published() uint64 {
 	w.t.Helper()
-	if _, err := w.log.Publish(); err != nil {
+	signed, err := w.log.Publish()
+	if err != nil {
 		w.t.Fatal(err)
 	}
+	c, err := tlog.UnverifiedCheckpoint(signed)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return c.Size
 }
 
 func (w *world) entries() []record.Entry {
 	w.t.Helper()
-	w.published()
-	ts := tlog.Tiles{Reader: w.log, Size: w.log.Size()}
+	ts := tlog.Tiles{Reader: w.log, Size: w.published()}
 	var all []record.Entry
 	for i := range ts.Size {
 		b, err := ts.Entry(context.Background(), i)

@@ -38,8 +38,7 @@ func (w *world) is(id record.ID, o Order) Fate {
 // gone says whether all of a session's content is gone, or, with false, that all is there; anything between is an error.
 func (w *world) gone(id record.ID) bool {
 	w.t.Helper()
-	w.published()
-	chain, err := record.FindSession(context.Background(), w.log, w.log.Size(), id, 0)
+	chain, err := record.FindSession(context.Background(), w.log, w.published(), id, 0)
 	if err != nil || len(chain) == 0 {
 		w.t.Fatalf("session %s: %d entries, %v", id, len(chain), err)
 	}
@@ -128,8 +127,7 @@ func TestErase(t *testing.T) {
 	if err != nil || opened != 2*(len(ids)-1) {
 		t.Errorf("%d records open: %v", opened, err)
 	}
-	w.published()
-	size := w.log.Size()
+	size := w.published()
 	ts := tlog.Tiles{Reader: w.log, Size: size}
 	root, err := ts.Root(t.Context(), size)
 	if err != nil {
@@ -574,8 +572,7 @@ func TestEraseRun(t *testing.T) {
 // touched says whether any key of a session that is still named was destroyed, or any payload is gone.
 func (w *world) touched(id record.ID) (touched bool) {
 	w.t.Helper()
-	w.published()
-	chain, err := record.FindSession(context.Background(), w.log, w.log.Size(), id, 0)
+	chain, err := record.FindSession(context.Background(), w.log, w.published(), id, 0)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -690,7 +690,7 @@ func gatewayConfig(c *config.Config, env Env, refs *Keyring) (gateway.Config, er
 		}
 		route := gateway.Route{
 			Name: r.Name, API: api, Prefix: r.Prefix, Upstream: up, Header: r.Header, Scheme: r.Scheme, Forward: r.Forward, Return: r.Return,
-			Mask: masks.of(&r),
+			Mask: masks.of(&r).mask, Originals: masks.of(&r).originals, MaskAnswers: r.Live,
 		}
 		if !r.Credential.IsZero() {
 			if route.Credential, err = refs.Renewed(context.Background(), fmt.Sprintf("the credential of route %q", r.Name), r.Credential); err != nil {

@@ -12,13 +12,20 @@ import (
 	"github.com/tallystick/tallystick/cmd/internal/config"
 	"github.com/tallystick/tallystick/keys"
 	"github.com/tallystick/tallystick/tlog/record/mask"
+	"github.com/tallystick/tallystick/tlog/record/original"
 )
 
-// A maskers is what masks the records of routes, by the names of sets.
-type maskers map[string]*mask.Masker
+// A masker is what masks the records of routes, and what keeps what was masked for others; nil for nothing.
+type masker struct {
+	mask      *mask.Masker
+	originals *original.Sealer
+}
 
-// of returns what masks a route's records; nil for nothing.
-func (m maskers) of(r *config.Route) *mask.Masker {
+// A maskers is what masks the records of routes, by the names of sets.
+type maskers map[string]masker
+
+// of returns what masks a route's records.
+func (m maskers) of(r *config.Route) masker {
 	if r.Mask == "" {
 		return m[config.DefaultMask]
 	}
@@ -44,13 +51,23 @@ func readMaskers(c *config.Config, refs *Keyring) (maskers, error) {
 		mc, err := maskConfig(&s)
 		if err == nil {
 			mc.Key = key
-			out[name], err = mask.New(mc)
+			out[name], err = newMasker(mc, s.Originals)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("gateway.masking.sets.%s: %w", name, err)
 		}
 	}
 	return out, nil
+}
+
+func newMasker(c mask.Config, recipients []string) (m masker, err error) {
+	if len(recipients) > 0 {
+		if m.originals, err = original.NewSealer(recipients); err != nil {
+			return m, err
+		}
+	}
+	m.mask, err = mask.New(c)
+	return m, err
 }
 
 func maskConfig(s *config.MaskSet) (mask.Config, error) {

@@ -72,7 +72,7 @@ func TestMaskers(t *testing.T) {
 	} {
 		i := slices.IndexFunc(c.Gateway.Routes, func(r config.Route) bool { return r.Name == row.route })
 		got := []byte(text)
-		if m := masks.of(&c.Gateway.Routes[i]); m != nil {
+		if m := masks.of(&c.Gateway.Routes[i]).mask; m != nil {
 			got, _ = m.JSON(nil, got)
 		}
 		for _, s := range row.has {
@@ -90,8 +90,8 @@ func TestMaskers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	one, _ := masks["default"].Text(nil, []byte("a@b.example"))
-	two, _ := again["default"].Text(nil, []byte("a@b.example"))
+	one, _ := masks["default"].mask.Text(nil, []byte("a@b.example"))
+	two, _ := again["default"].mask.Text(nil, []byte("a@b.example"))
 	if string(one) != string(two) {
 		t.Error("the key of masks is another one the second time")
 	}
@@ -102,15 +102,16 @@ func TestMaskers(t *testing.T) {
 		}
 	}
 	for what, bad := range map[string][2]string{
-		"live, by none":       {"mask: none", "mask: none, live: true"},
-		"a set that is none":  {"mask: lax", "mask: lacks"},
-		"an action":           {"last4", "last5"},
-		"a kind":              {"only: [CARD]", "only: [CART]"},
-		"an expression":       {`B-\d{6}`, `B-(\d{6}`},
-		"a path":              {"path: $.user", "path: user"},
-		"no file":             {"projects.txt", "nowhere.txt"},
-		"no rules of secrets": {"ours.toml", "projects.txt"},
-		"a word too many":     {"rules:", "rule:"},
+		"an identity as recipient": {"only: [CARD]", "only: [CARD], originals: [AGE-SECRET-KEY-1X]"},
+		"live, by none":            {"mask: none", "mask: none, live: true"},
+		"a set that is none":       {"mask: lax", "mask: lacks"},
+		"an action":                {"last4", "last5"},
+		"a kind":                   {"only: [CARD]", "only: [CART]"},
+		"an expression":            {`B-\d{6}`, `B-(\d{6}`},
+		"a path":                   {"path: $.user", "path: user"},
+		"no file":                  {"projects.txt", "nowhere.txt"},
+		"no rules of secrets":      {"ours.toml", "projects.txt"},
+		"a word too many":          {"rules:", "rule:"},
 	} {
 		c, err := config.Parse([]byte(strings.Replace(fmt.Sprintf(maskedConfig, strings.Repeat("0", 64)), bad[0], bad[1], 1)), dir)
 		if err == nil {

@@ -33,6 +33,9 @@ type MaskSet struct {
 	Regions []string            `yaml:"regions"` // of telephone numbers without a country code: US, DE, …
 	Secrets []string            `yaml:"secrets"` // files of rules in gitleaks' format, beside those that are built in
 	Rules   []MaskRule          `yaml:"rules"`
+	// Originals are age recipients to whom what was masked is sealed as it was, beside the mask: age1…, as age-keygen prints
+	// them. Nobody here can open it; tally unseal does, with the identity. By default nothing is kept.
+	Originals []string `yaml:"originals"`
 }
 
 // MaskRule is a rule of one's own.

@@ -34,7 +34,7 @@ func secrets(t testing.TB) *mask.Secrets {
 }
 
 // What others call cases of a structured kind is masked, and what they call none is left: recall of 98 and precision of 95 in a
-// hundred at least. What is not structured has no promise, but a floor under what was reached.
+// hundred at least, and hardly anything else is found in what is none. What is not structured has no promise, but a floor under what was reached.
 func TestCorpora(t *testing.T) {
 	cases, err := masktest.Cases()
 	if err != nil {
@@ -48,7 +48,7 @@ func TestCorpora(t *testing.T) {
 	floors := map[string]float64{"PHONE_NUMBER": 0.95, "IP_ADDRESS": 0.9, "US_DRIVER_LICENSE": 0.3, "TH_TNIN": 1, "ZA_ID_NUMBER": 1, "FI_PERSONAL_IDENTITY_CODE": 1, "US_NPI": 1}
 	for _, r := range rows {
 		t.Logf("%-28s %4d of %4d masked; of %3d that are none %2d taken for one, %2d for another; %d beside", r.Label, r.Masked, r.Values, r.Clean, r.Wrong, r.Other, r.Beside)
-		if slices.Contains(structured, r.Label) && (r.Recall() < 0.98 || r.Precision() < 0.95) {
+		if slices.Contains(structured, r.Label) && (r.Recall() < 0.98 || r.Precision() < 0.95 || r.Label != "SECRET" && 20*r.Other > r.Clean) {
 			t.Errorf("%s: recall %.3f, precision %.3f", r.Label, r.Recall(), r.Precision())
 		}
 		if r.Recall() < floors[r.Label] {

@@ -488,26 +488,31 @@ func (v *view) only(from, to int) bool {
 	return numbersOnly(v.b[v.from:from]) && numbersOnly(v.b[to:v.to])
 }
 
-// numbersOnly reports whether every word of a short text has a digit in it.
+// numbersOnly reports whether a short text has nothing in it but words that are as long as a number of some kind, and have digits.
 func numbersOnly(b []byte) bool {
-	words, digits := 0, true
-	for i, c := range b {
-		switch {
-		case c >= 0x80:
+	words, size, digits := 0, 0, false
+	for i := 0; i <= len(b); i++ {
+		if i < len(b) && b[i] > ' ' {
+			if b[i] >= 0x80 {
+				return false
+			}
+			if isWord(b[i]) {
+				size++
+				digits = digits || is(b[i], isDigit)
+			}
+			continue
+		}
+		if size > 0 && (size < 7 || !digits) {
 			return false
-		case is(c, isDigit):
-			digits = true
-			fallthrough
-		case isWord(c):
-			if i == 0 || !isWord(b[i-1]) {
-				if words++; words > 8 || !digits {
-					return false
-				}
-				digits = is(c, isDigit)
+		}
+		if size > 0 {
+			if words++; words > 8 {
+				return false
 			}
 		}
+		size, digits = 0, false
 	}
-	return digits
+	return true
 }
 
 func isUpper(c byte) bool { return 'A' <= c && c <= 'Z' }

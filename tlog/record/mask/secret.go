@@ -37,17 +37,17 @@ func (v *view) dense(i int) int {
 	}
 	v.opaque = to
 	n := to - from
+	if n == 17 {
+		if end := v.dashedMAC(from); end > 0 {
+			return end
+		}
+	}
 	// What has no digit in it is a secret only if it is long, and of one piece; paths and qualified names are not.
 	if n < 8 || !digits && (n < minDense || longest < minWord && !hexes) {
 		return 0
 	}
 	if end := v.secret(from, to); end > i {
 		return end
-	}
-	if n == 17 {
-		if end := v.dashedMAC(from); end > 0 {
-			return end
-		}
 	}
 	if n >= minEncoded {
 		if end := v.encoded(from, to); end > i {

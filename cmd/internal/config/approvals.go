@@ -11,6 +11,22 @@ import (
 )
 
 // Approvals say how people are asked, where the policy wants their yes. Without them nobody is, and such a call is refused.
+// With Slack, whose app has https://gw-1.example/.tallystick/hooks/slack as its interactivity URL:
+//
+//	approvals:
+//	  groups: [approvers]
+//	  url: https://gw-1.example
+//	  notify:
+//	    - {url_from: {file: keys/slack.url}, kind: slack}
+//	  hooks:
+//	    slack:
+//	      kind: slack
+//	      secret: {env: SLACK_SIGNING_SECRET}
+//	      people:
+//	        U012AB3CD: {name: carol, email: carol@example.org, groups: [approvers]}
+//
+// A button there says yes for somebody only who has looked at the request before, here (look_first, 428). What is sent and
+// taken is described in gateway/webhook.
 type Approvals struct {
 	Groups  []string `yaml:"groups"`  // whose members decide where a rule names no group
 	Glass   []string `yaml:"glass"`   // whose members may say yes alone, in an emergency

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"os"
 	"strings"
 	"testing"
 )
@@ -90,5 +91,23 @@ func TestApprovalsRefuses(t *testing.T) {
 	}
 	if _, err := Parse([]byte(strings.Replace(remote, "    hold: none\n", "    hold: none\n    shared: false\n", 1)), "."); err != nil {
 		t.Error(err)
+	}
+}
+
+// The example over Approvals is one that is read.
+func TestApprovalsExample(t *testing.T) {
+	b, err := os.ReadFile("approvals.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(b), "//\tapprovals:\n")
+	example, _, _ = strings.Cut(example, "//\n// ")
+	text := "  policy: rules.yaml\n  approvals:\n" + strings.ReplaceAll(example, "//\t", "  ")
+	c, err := Parse([]byte(strings.Replace(good, "  journal:", text+"  journal:", 1)), "/x")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	if a := c.Gateway.Approvals; len(a.Notify) != 1 || a.Notify[0].Kind != KindSlack || a.Hooks["slack"].People["U012AB3CD"].Name != "carol" {
+		t.Errorf("%+v", a)
 	}
 }

@@ -114,7 +114,7 @@ func TestREADME(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, section, _ := strings.Cut(string(b), "\n## Who they are\n")
+	_, section, _ := strings.Cut(string(b), "\n## Who callers are\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	_, block, ok := strings.Cut(section, "\n    gateway:\n")
 	if block, _, ok = strings.Cut(block, "\n\n"); !ok {

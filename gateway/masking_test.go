@@ -260,3 +260,22 @@ func TestOriginals(t *testing.T) {
 		t.Error("the card is on record in the clear")
 	}
 }
+
+// Whoever is asked sees masks, in the list and in the whole request.
+func TestAskedMasked(t *testing.T) {
+	t.Parallel()
+	w := newAsking(t, masking(t))
+	done := w.calling(callerKey, "/v1/chat/completions?card="+strings.ReplaceAll(cardInAnswer, " ", "%20"), ask("ask", "pay with "+cardInBody))
+	q := w.waiting(carolsKey, 1)[0]
+	code, whole := w.own(carolsKey, "GET", q.ID, "")
+	if code != 200 || strings.Contains(whole, cardInBody) || strings.Contains(whole, "4444") || strings.Contains(q.Target, "4444") || !strings.Contains(whole, "⟦CARD:") {
+		t.Errorf("%+v %s", q, whole)
+	}
+	w.must(carolsKey, q.ID, "approve")
+	if a := <-done; a.status != 200 {
+		t.Errorf("%+v", a)
+	}
+	if got, _ := w.model.Last(); !strings.Contains(string(got.Body), cardInBody) {
+		t.Error("the model got something else")
+	}
+}

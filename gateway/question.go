@@ -325,8 +325,12 @@ func (b *book) enter(c *call, ctx *fasthttp.RequestCtx) (q *question, mine bool,
 		within = b.c.Within
 	}
 	now := time.Now()
+	target, model := string(ctx.Request.Header.RequestURI()), c.model
+	if c.masked != nil { // what the record has is what people are shown
+		target, model = string(c.masked.target), string(c.masked.model)
+	}
 	q = &question{
-		id: c.id, caller: c.caller.Name, email: c.caller.Email, route: c.route.Name, model: c.model, method: c.method, target: string(ctx.Request.Header.RequestURI()),
+		id: c.id, caller: c.caller.Name, email: c.caller.Email, route: c.route.Name, model: model, method: c.method, target: target,
 		rule: c.judgement.Rule, message: c.judgement.Message, need: max(1, a.Count), groups: slices.Clone(a.Groups),
 		asked: now, until: now.Add(min(within, b.c.Longest)).UTC().Truncate(time.Microsecond), tag: tagOf(hmac.New(sha256.New, b.c.Key), c.id, sum), sum: sum,
 		valid: a.Valid, turn: make(chan struct{}, 1), held: true, changed: make(chan struct{}),

@@ -58,8 +58,9 @@ Flags, before or after the arguments:
   --policy FILE   whom to believe: logs, witnesses, and how many of these
                   (c2sp.org/tlog-policy); $TALLY_POLICY if it is not given
   --key VKEY      the same for one log whose checkpoints no witness need sign
-  --json          one JSON object: verdict, findings, not_proven, error; of monitor
-                  one line for each event
+  --json          one JSON object: verdict, findings, not_proven, error, and of a
+                  bundle that withholds something, disclosed and withheld; of
+                  monitor one line for each event
 
 FILE may be - for standard input.
 

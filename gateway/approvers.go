@@ -238,14 +238,10 @@ func (b *book) look(ctx context.Context, id record.ID, p *Principal) (any, *refu
 		return v, nil
 	}
 	var r record.Record
-	r.Add(record.FieldActor, []byte(p.Name))
-	r.Add(record.FieldActorHow, []byte(p.How))
-	if p.Email != "" {
-		r.Add(record.FieldActorEmail, []byte(p.Email))
-	}
+	addActor(&r, p)
 	r.Add(record.FieldReason, []byte("to decide about the approval"))
 	r.Add("what", []byte("request"))
-	if err := b.admit(ctx, q, r); err != nil {
+	if err := b.g.recordAccess(ctx, q.id, r); err != nil {
 		b.g.log.Error("a look could not be recorded, so nothing is shown", "approval", q.id, "err", err)
 		return nil, &refusal{http.StatusServiceUnavailable, "record_unavailable", "the look could not be recorded, so nothing is shown; try again"}
 	}
@@ -276,23 +272,6 @@ func (b *book) look(ctx context.Context, id record.ID, p *Principal) (any, *refu
 	}
 	q.looked[p.Name] = true
 	return v, nil
-}
-
-// admit puts it on record that somebody looks at a request. It is durable when this returns nil.
-func (b *book) admit(ctx context.Context, q *question, r record.Record) error {
-	name, key, err := b.g.cfg.Keys.New(ctx)
-	if err != nil {
-		return err
-	}
-	defer clear(key)
-	e := record.Entry{Kind: record.Access, Session: q.id, Root: r.Root(), Fields: len(r)}
-	sealed, err := b.g.coder.Seal(r, key, name, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
-	if err != nil {
-		return err
-	}
-	e.Payload, e.PayloadSize = record.Sum(sealed), int64(len(sealed))
-	_, err = b.g.writer.Write(ctx, record.Draft{Entry: e, Payload: sealed})
-	return err
 }
 
 // serveHook takes a decision that another system sends on.

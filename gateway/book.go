@@ -60,11 +60,7 @@ func (b *book) decide(ctx context.Context, id record.ID, p *Principal, what deci
 	}
 	r := make(record.Record, 0, 6)
 	r.Add(record.FieldSession, []byte(q.id.String()))
-	r.Add(record.FieldActor, []byte(p.Name))
-	r.Add(record.FieldActorHow, []byte(p.How))
-	if p.Email != "" {
-		r.Add(record.FieldActorEmail, []byte(p.Email))
-	}
+	addActor(&r, p)
 	r.Add(record.FieldReason, []byte(reason))
 	t, err := b.add(ctx, q, e, r, q.until)
 	if err != nil {

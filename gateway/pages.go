@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"net/url"
@@ -13,10 +14,16 @@ import (
 
 // Pages answer what lies under the gateway's own prefix and is not the gateway's itself, such as log-ins. Who asks is a
 // parameter: it is nil for nobody who is known by a key, a token or a certificate; cookies are for the pages to read. What a
-// request asks, and the answer, are whole in memory, and neither is on record. Safe for concurrent use.
+// request asks, and the answer, are whole in memory, and neither is on record: of what people did there, that is what note is
+// told. Safe for concurrent use.
 type Pages interface {
-	ServePage(w http.ResponseWriter, r *http.Request, from *Principal)
+	ServePage(w http.ResponseWriter, r *http.Request, from *Principal, note Note)
 }
+
+// A Note puts on record, as an access entry, that somebody did something here that is no call, such as to log in: who, why in a word
+// ("log-in"), and what, in words; and from where, which is the address of the request. It is durable when nil is returned. Nothing
+// that strangers can cause is worth one.
+type Note func(who *Principal, why, what string) error
 
 // A page is the answer that Pages make.
 type page struct {
@@ -56,7 +63,16 @@ func (g *Gateway) servePage(ctx *fasthttp.RequestCtx) {
 		r.Header.Add(string(name), string(v))
 	}
 	p := &page{header: make(http.Header)}
-	g.cfg.Pages.ServePage(p, r, g.visitor(ctx).caller)
+	g.cfg.Pages.ServePage(p, r, g.visitor(ctx).caller, func(who *Principal, why, what string) error {
+		entry := make(record.Record, 0, 6)
+		addActor(&entry, who)
+		entry.Add(record.FieldRemote, []byte(r.RemoteAddr))
+		entry.Add(record.FieldReason, []byte(why))
+		entry.Add(record.FieldWhat, []byte(what))
+		work, cancel := context.WithTimeout(g.stopping, lookTime)
+		defer cancel()
+		return g.recordAccess(work, record.ID{}, entry)
+	})
 	p.WriteHeader(http.StatusOK)
 	ctx.SetStatusCode(p.status)
 	for name, values := range p.header {
@@ -66,4 +82,30 @@ func (g *Gateway) servePage(ctx *fasthttp.RequestCtx) {
 	}
 	ctx.SetBody(p.body.Bytes())
 	ctx.SetWriteDeadline(g.writeTime(p.body.Len()))
+}
+
+// recordAccess writes an access entry, about a session or about none. It is durable when this returns nil.
+func (g *Gateway) recordAccess(ctx context.Context, session record.ID, r record.Record) error {
+	name, key, err := g.cfg.Keys.New(ctx)
+	if err != nil {
+		return err
+	}
+	defer clear(key)
+	e := record.Entry{Kind: record.Access, Session: session, Root: r.Root(), Fields: len(r)}
+	sealed, err := g.coder.Seal(r, key, name, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
+	if err != nil {
+		return err
+	}
+	e.Payload, e.PayloadSize = record.Sum(sealed), int64(len(sealed))
+	_, err = g.writer.Write(ctx, record.Draft{Entry: e, Payload: sealed})
+	return err
+}
+
+// addActor puts who did something into a record.
+func addActor(r *record.Record, p *Principal) {
+	r.Add(record.FieldActor, []byte(p.Name))
+	r.Add(record.FieldActorHow, []byte(p.How))
+	if p.Email != "" {
+		r.Add(record.FieldActorEmail, []byte(p.Email))
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tallystick/tallystick/gateway"
 	"github.com/tallystick/tallystick/gateway/token"
 )
 
@@ -128,7 +129,7 @@ func sum(s string) string {
 }
 
 // poll gives a program its token, once a person said yes, and once.
-func (p *Pages) poll(w http.ResponseWriter, r *http.Request) {
+func (p *Pages) poll(w http.ResponseWriter, r *http.Request, note gateway.Note) {
 	no := func(word string) { p.api(w, http.StatusBadRequest, map[string]string{"error": word}) }
 	key := sum(r.PostForm.Get("device_code"))
 	d, ok := p.devices.get(key)
@@ -164,7 +165,7 @@ func (p *Pages) poll(w http.ResponseWriter, r *http.Request) {
 		no("access_denied")
 		return
 	}
-	value, t, err := p.cfg.Tokens.Mint(by.Principal, token.Bearer, d.name, life)
+	value, t, err := p.mint(by.Principal, token.Bearer, d.name, life, "token", note)
 	if err != nil {
 		p.log.Error("a token could not be given", "err", err)
 		p.api(w, http.StatusServiceUnavailable, map[string]string{"error": "temporarily_unavailable"})

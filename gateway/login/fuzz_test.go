@@ -55,7 +55,12 @@ func FuzzServePage(f *testing.F) {
 		r.RemoteAddr = "192.0.2.1:1"
 		had := len(store.List())
 		rec := httptest.NewRecorder()
-		p.ServePage(rec, r, nil)
+		p.ServePage(rec, r, nil, func(who *gateway.Principal, why, what string) error {
+			if cookie != value {
+				t.Errorf("nobody leaves something on record: %s %s %s", who.Name, why, what)
+			}
+			return nil
+		})
 		if n := len(store.List()); n > had || n < had && cookie != value {
 			t.Fatalf("%d tokens became %d", had, n)
 		}

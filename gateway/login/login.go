@@ -9,6 +9,8 @@
 //     gateway's. The token ends when that person's session does, and goes to the program alone;
 //   - nothing changes by following a link: what changes something is a POST from a page of this gateway's, with a word
 //     that only such a page has;
+//   - that a person logged in or out, or was given a token or revoked one, is on record in the gateway's log; of a session and a token
+//     that is so before anybody has it. What the command line does to the store is not on record;
 //   - pages run no script, but for the one line that sends a SAML response on, and stand in no frame.
 //
 // Log-ins that are under way are in memory: a restart ends them. Sessions and tokens are in the store.
@@ -139,20 +141,15 @@ func New(cfg Config) (*Pages, error) {
 	p.mux = http.NewServeMux()
 	p.mux.HandleFunc("GET "+Path, p.home)
 	p.mux.HandleFunc("GET "+Path+"/start", p.start)
-	p.mux.HandleFunc("GET "+BackPath, p.back)
-	p.mux.HandleFunc("POST "+SAMLPath, p.posted)
 	p.mux.HandleFunc("GET "+SAMLPath+"/{name}", p.metadata)
 	p.mux.HandleFunc("GET "+Path+"/style.css", p.style)
 	p.mux.HandleFunc("POST "+Path+"/confirm", p.confirm)
-	p.mux.HandleFunc("POST "+Path+"/revoke", p.revoke)
-	p.mux.HandleFunc("POST "+Path+"/out", p.out)
 	p.mux.HandleFunc("POST "+DevicePath, p.begin)
-	p.mux.HandleFunc("POST "+TokenPath, p.poll)
 	return p, nil
 }
 
 // ServePage answers a request. from is who makes it, if that is known by more than a cookie.
-func (p *Pages) ServePage(w http.ResponseWriter, r *http.Request, from *gateway.Principal) {
+func (p *Pages) ServePage(w http.ResponseWriter, r *http.Request, from *gateway.Principal, note gateway.Note) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -169,10 +166,23 @@ func (p *Pages) ServePage(w http.ResponseWriter, r *http.Request, from *gateway.
 		}
 	}
 	if r.URL.Path == TokensPath || strings.HasPrefix(r.URL.Path, TokensPath+"/") {
-		p.tokens(w, r, from)
+		p.tokens(w, r, from, note)
 		return
 	}
-	p.mux.ServeHTTP(w, r)
+	switch r.Method + " " + r.URL.Path { // what is put on record
+	case "GET " + BackPath:
+		p.back(w, r, note)
+	case "POST " + SAMLPath:
+		p.posted(w, r, note)
+	case "POST " + Path + "/revoke":
+		p.revoke(w, r, note)
+	case "POST " + Path + "/out":
+		p.out(w, r, note)
+	case "POST " + TokenPath:
+		p.poll(w, r, note)
+	default:
+		p.mux.ServeHTTP(w, r)
+	}
 }
 
 // cookie is the name of a cookie: under TLS one that no other host and no plain connection can set.
@@ -286,23 +296,23 @@ func (p *Pages) start(w http.ResponseWriter, r *http.Request) {
 }
 
 // back finishes a log-in at an OpenID Connect issuer.
-func (p *Pages) back(w http.ResponseWriter, r *http.Request) {
-	p.finish(w, r, r.URL.Query()["state"])
+func (p *Pages) back(w http.ResponseWriter, r *http.Request, note gateway.Note) {
+	p.finish(w, r, r.URL.Query()["state"], note)
 }
 
 // posted finishes a log-in at a SAML provider. Its POST comes from another site, so that no cookie is with it: the page sends
 // itself what it got.
-func (p *Pages) posted(w http.ResponseWriter, r *http.Request) {
+func (p *Pages) posted(w http.ResponseWriter, r *http.Request, note gateway.Note) {
 	if p.read(r, loginCookie) == "" && r.PostForm.Get("again") == "" {
 		w.Header().Set("Content-Security-Policy", policy+"; script-src '"+onwardHash+"'")
 		p.show(w, http.StatusOK, "onward", map[string]any{"To": SAMLPath, "Response": r.PostForm.Get("SAMLResponse"), "State": r.PostForm.Get("RelayState"), "Script": onward})
 		return
 	}
-	p.finish(w, r, r.PostForm["RelayState"])
+	p.finish(w, r, r.PostForm["RelayState"], note)
 }
 
-// finish tells who came back, and opens a session.
-func (p *Pages) finish(w http.ResponseWriter, r *http.Request, state []string) {
+// finish tells who came back, and opens a session: which is on record before the browser has it.
+func (p *Pages) finish(w http.ResponseWriter, r *http.Request, state []string, note gateway.Note) {
 	browser := sha256.Sum256([]byte(p.read(r, loginCookie)))
 	var l pending
 	ok := len(state) == 1
@@ -329,14 +339,14 @@ func (p *Pages) finish(w http.ResponseWriter, r *http.Request, state []string) {
 	if who.How == gateway.BySAML && !who.Until.IsZero() { // a session there ends when it says; an ID token's end is not that
 		life = min(life, time.Until(who.Until))
 	}
-	value, t, err := p.cfg.Tokens.Mint(who, token.Session, "browser", life)
+	value, t, err := p.mint(who, token.Session, "browser", life, "log-in", note)
 	if err != nil {
 		p.log.Error("a session could not be opened", "err", err)
 		p.fail(w, http.StatusServiceUnavailable, "You are not logged in: the gateway cannot keep your session now. Try again.")
 		return
 	}
 	if old, ok := p.Person(r); ok {
-		p.cfg.Tokens.Revoke(old.ID)
+		p.end(old, old.Principal, "log-out", note)
 	}
 	p.log.Info("somebody logged in", "provider", l.provider.Name(), "principal", who.Name, "session", t.ID)
 	p.set(w, loginCookie, "", 0, http.SameSiteLaxMode)
@@ -347,6 +357,38 @@ func (p *Pages) finish(w http.ResponseWriter, r *http.Request, state []string) {
 	}
 	// Not a redirect: that would be one from the provider's site, and a strict cookie would not come along.
 	p.show(w, http.StatusOK, "welcome", map[string]any{"Who": who.Name, "To": to, "Refresh": to})
+}
+
+// mint makes a token of who, and puts that on record. One of which that cannot be done is not handed out.
+func (p *Pages) mint(who *gateway.Principal, kind token.Kind, name string, life time.Duration, why string, note gateway.Note) (string, *token.Token, error) {
+	value, t, err := p.cfg.Tokens.Mint(who, kind, name, life)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := note(who, why, described(t)+", until "+t.Expires.UTC().Format(time.RFC3339)); err != nil {
+		return "", nil, errors.Join(fmt.Errorf("it could not be recorded: %w", err), p.cfg.Tokens.Revoke(t.ID))
+	}
+	return value, t, nil
+}
+
+// end revokes a token and puts on record by whom. It is revoked whether that can be recorded or not: nobody waits for the log to be
+// rid of a token that somebody stole.
+func (p *Pages) end(t *token.Token, who *gateway.Principal, why string, note gateway.Note) error {
+	if err := p.cfg.Tokens.Revoke(t.ID); err != nil {
+		return err
+	}
+	if err := note(who, why, described(t)); err != nil {
+		p.log.Error("that a token was revoked could not be recorded", "principal", who.Name, "token", t.ID, "err", err)
+	}
+	return nil
+}
+
+func described(t *token.Token) string {
+	s := string(t.Kind) + " token " + t.ID
+	if t.Name != "" {
+		s += " for " + t.Name
+	}
+	return s
 }
 
 // metadata describes the gateway to a SAML provider.
@@ -397,12 +439,12 @@ func (p *Pages) confirm(w http.ResponseWriter, r *http.Request) {
 }
 
 // revoke ends one of the person's tokens.
-func (p *Pages) revoke(w http.ResponseWriter, r *http.Request) {
+func (p *Pages) revoke(w http.ResponseWriter, r *http.Request, note gateway.Note) {
 	t := p.signedIn(w, r, "revoke")
 	if t == nil {
 		return
 	}
-	if err := p.revokeOf(t.Principal, r.PostForm.Get("id")); err != nil && !errors.Is(err, token.ErrNotFound) {
+	if err := p.revokeOf(t.Principal, r.PostForm.Get("id"), note); err != nil && !errors.Is(err, token.ErrNotFound) {
 		p.log.Error("a token could not be revoked", "err", err)
 		p.fail(w, http.StatusServiceUnavailable, "The token could not be revoked. Try again.")
 		return
@@ -411,20 +453,22 @@ func (p *Pages) revoke(w http.ResponseWriter, r *http.Request) {
 }
 
 // revokeOf ends a token if it is who's.
-func (p *Pages) revokeOf(who *gateway.Principal, id string) error {
-	if !slices.ContainsFunc(p.cfg.Tokens.List(), func(t token.Token) bool { return t.ID == id && t.Principal.Name == who.Name }) {
+func (p *Pages) revokeOf(who *gateway.Principal, id string, note gateway.Note) error {
+	list := p.cfg.Tokens.List()
+	i := slices.IndexFunc(list, func(t token.Token) bool { return t.ID == id && t.Principal.Name == who.Name })
+	if i < 0 {
 		return token.ErrNotFound
 	}
-	return p.cfg.Tokens.Revoke(id)
+	return p.end(&list[i], who, "revocation", note)
 }
 
 // out ends the session.
-func (p *Pages) out(w http.ResponseWriter, r *http.Request) {
+func (p *Pages) out(w http.ResponseWriter, r *http.Request, note gateway.Note) {
 	t := p.signedIn(w, r, "out")
 	if t == nil {
 		return
 	}
-	if err := p.cfg.Tokens.Revoke(t.ID); err != nil && !errors.Is(err, token.ErrNotFound) {
+	if err := p.end(t, t.Principal, "log-out", note); err != nil && !errors.Is(err, token.ErrNotFound) {
 		p.log.Error("a session could not be ended", "err", err)
 	}
 	p.set(w, sessionCookie, "", 0, http.SameSiteStrictMode)
@@ -432,7 +476,7 @@ func (p *Pages) out(w http.ResponseWriter, r *http.Request) {
 }
 
 // tokens lists the caller's own tokens, and revokes them. A cookie is nothing here.
-func (p *Pages) tokens(w http.ResponseWriter, r *http.Request, from *gateway.Principal) {
+func (p *Pages) tokens(w http.ResponseWriter, r *http.Request, from *gateway.Principal, note gateway.Note) {
 	if from == nil {
 		p.api(w, http.StatusUnauthorized, map[string]string{"error": "invalid_token"})
 		return
@@ -448,7 +492,7 @@ func (p *Pages) tokens(w http.ResponseWriter, r *http.Request, from *gateway.Pri
 		}
 		p.api(w, http.StatusOK, list)
 	case one && r.Method == http.MethodDelete:
-		switch err := p.revokeOf(from, id); {
+		switch err := p.revokeOf(from, id, note); {
 		case errors.Is(err, token.ErrNotFound):
 			p.api(w, http.StatusNotFound, map[string]string{"error": "unknown_token"})
 		case err != nil:

@@ -58,6 +58,30 @@ type world struct {
 	pages *Pages
 	store *token.Store
 	idp   *samltest.Provider
+
+	mu    sync.Mutex
+	notes []string // under mu: what was put on record
+	deaf  error    // under mu: why nothing can be
+}
+
+// note is the world's gateway.Note.
+func (w *world) note(who *gateway.Principal, why, what string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.deaf != nil {
+		return w.deaf
+	}
+	w.notes = append(w.notes, who.Name+" by "+who.How+": "+why+": "+what)
+	return nil
+}
+
+// noted returns what was put on record since it was called last, and says whether anything can be from now on.
+func (w *world) noted(deaf error) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := w.notes
+	w.notes, w.deaf = nil, deaf
+	return all
 }
 
 func newWorld(t *testing.T) *world {
@@ -68,7 +92,7 @@ func newWorld(t *testing.T) *world {
 		if bearer, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
 			from, _ = w.store.Identify(r.Context(), gateway.Shown{Bearer: []byte(bearer)})
 		}
-		w.pages.ServePage(rw, r, from)
+		w.pages.ServePage(rw, r, from, w.note)
 	}))
 	t.Cleanup(srv.Close)
 	w.base = srv.URL
@@ -321,6 +345,115 @@ func TestDevice(t *testing.T) {
 	}
 }
 
+// Who logs in or out, is given a token or revokes one, is on record, and nothing else is. What cannot be recorded is not handed out,
+// but it is taken away.
+func TestOnRecord(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	expect := func(want ...string) {
+		t.Helper()
+		got := w.noted(nil)
+		if len(got) != len(want) {
+			t.Fatalf("%q, want %q", got, want)
+		}
+		for i := range want {
+			if !regexp.MustCompile("^" + want[i] + "$").MatchString(got[i]) {
+				t.Errorf("%q, want %q", got[i], want[i])
+			}
+		}
+	}
+	const at = `, until \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`
+	// Strangers leave nothing.
+	c := w.browser()
+	w.get(c, Path)
+	resp, _ := w.get(c, Path+"/start?provider=door")
+	w.get(c, BackPath+"?who=alice&state=none")
+	to, _ := url.Parse(resp.Header.Get("Location"))
+	if resp, page := w.get(c, BackPath+"?state="+to.Query().Get("state")); resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("%s: %s", resp.Status, page)
+	}
+	w.post(c, Path+"/out", url.Values{"word": {"x"}})
+	b := w.begin("laptop")
+	w.poll(b.Device)
+	expect()
+
+	page := w.signIn(c, "alice", b.Code)
+	first := w.store.List()[0].ID
+	expect("door:alice by oidc: log-in: session token " + first + " for browser" + at)
+	yes := func(page string) {
+		t.Helper()
+		form := formTo(page, Path+"/confirm")
+		form.Set("decision", "yes")
+		if resp, page := w.post(c, Path+"/confirm", form); resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s", resp.Status, page)
+		}
+	}
+	yes(page)
+	expect()
+	given, _ := w.poll(b.Device)
+	expect("door:alice by token: token: bearer token " + given.ID + " for laptop" + at)
+	w.post(c, Path+"/revoke", url.Values{"id": {given.ID}, "word": {w.wordOf(c, "revoke")}})
+	expect("door:alice by token: revocation: bearer token " + given.ID + " for laptop")
+	w.post(c, Path+"/revoke", url.Values{"id": {given.ID}, "word": {w.wordOf(c, "revoke")}}) // it is gone
+	expect()
+
+	// On the API a token can end itself. One without a name is told by its id.
+	b = w.begin("")
+	_, page = w.get(c, Path+"?code="+b.Code)
+	yes(page)
+	given, _ = w.poll(b.Device)
+	expect("door:alice by token: token: bearer token " + given.ID + at)
+	remove := func() int {
+		req, _ := http.NewRequest("DELETE", w.base+TokensPath+"/"+given.ID, nil)
+		req.Header.Set("Authorization", "Bearer "+given.Token)
+		resp, _ := w.do(c, req)
+		return resp.StatusCode
+	}
+	if status := remove(); status != http.StatusNoContent {
+		t.Error(status)
+	}
+	expect("door:alice by token: revocation: bearer token " + given.ID)
+
+	// A log-in in the same browser ends the session before; then she signs out.
+	page = w.signIn(c, "alice", "")
+	second := w.store.List()[0].ID
+	expect("door:alice by oidc: log-in: session token "+second+" for browser"+at, "door:alice by token: log-out: session token "+first+" for browser")
+	w.post(c, Path+"/out", formTo(page, Path+"/out"))
+	expect("door:alice by token: log-out: session token " + second + " for browser")
+
+	// Without the log nobody comes in, and everything ends.
+	page = w.signIn(c, "alice", "")
+	b, other := w.begin("laptop"), w.begin("desk")
+	_, page = w.get(c, Path+"?code="+b.Code)
+	yes(page)
+	given, _ = w.poll(b.Device)
+	_, page = w.get(c, Path+"?code="+other.Code)
+	yes(page)
+	had := len(w.store.List())
+	w.noted(errors.New("the log is away"))
+	if got, no := w.poll(other.Device); no != "temporarily_unavailable" || got.Token != "" {
+		t.Errorf("%+v %s", got, no)
+	}
+	stranger := w.browser()
+	resp, _ = w.get(stranger, Path+"/start?provider=door")
+	to, _ = url.Parse(resp.Header.Get("Location"))
+	if resp, page := w.get(stranger, BackPath+"?who=bob&state="+to.Query().Get("state")); resp.StatusCode != http.StatusServiceUnavailable || strings.Contains(page, "signed in as") {
+		t.Errorf("%s: %s", resp.Status, page)
+	}
+	if n := len(w.store.List()); n != had {
+		t.Errorf("%d tokens became %d", had, n)
+	}
+	if status := remove(); status != http.StatusNoContent {
+		t.Errorf("a token is not revoked while the log is away: %d", status)
+	}
+	_, page = w.get(c, Path)
+	w.post(c, Path+"/out", formTo(page, Path+"/out"))
+	if l := w.store.List(); len(l) != 0 {
+		t.Errorf("%+v", l)
+	}
+	expect()
+}
+
 // wordOf is the word for the session of a browser.
 func (w *world) wordOf(c *http.Client, purpose string) string {
 	req, _ := http.NewRequest("GET", w.base, nil)
@@ -526,7 +659,7 @@ func TestHeaders(t *testing.T) {
 	}
 	serve := func(r *http.Request) *http.Response {
 		rec := httptest.NewRecorder()
-		pages.ServePage(rec, r, nil)
+		pages.ServePage(rec, r, nil, w.note)
 		return rec.Result()
 	}
 	resp := serve(httptest.NewRequest("GET", Path+"/start?provider=door", nil))

@@ -106,7 +106,9 @@ type gate struct {
 func newGate(t *testing.T) *gate {
 	t.Helper()
 	g := &gate{t: t}
-	front := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { g.pages.ServePage(rw, r, nil) }))
+	front := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		g.pages.ServePage(rw, r, nil, func(*gateway.Principal, string, string) error { return nil })
+	}))
 	t.Cleanup(front.Close)
 	g.base = front.URL
 	return g

@@ -41,7 +41,7 @@ printed once and kept nowhere; its hash goes into the configuration.`), args, 1,
 	}
 	key := "tk-" + assemble.NewSecret()
 	sum := sha256.Sum256([]byte(key))
-	fmt.Fprintf(t.stdout, "key: %s\n\nGive the key to %s and put under gateway.callers:\n\n  - name: %q\n    sha256: %s\n", key, rest[0], rest[0], hex.EncodeToString(sum[:]))
+	fmt.Fprintf(t.stdout, "key: %s\n\nGive the key to %s and put under gateway.callers:\n\n  - name: %q\n    sha256: %s\n\nOf a gateway whose log is in another process, the hash goes among the tokens of a client under serve_log there.\n", key, rest[0], rest[0], hex.EncodeToString(sum[:]))
 	return nil
 }
 

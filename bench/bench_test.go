@@ -24,8 +24,6 @@ func TestWorkloadsRun(t *testing.T) {
 		{"strict", Pass{Dir: t.TempDir(), Callers: 2, Rounds: 1, Time: 100 * time.Millisecond}},
 		{"stream", Pass{Dir: t.TempDir(), Mode: gateway.Overlap, Callers: 2, Stream: true, Rounds: 1, Time: 100 * time.Millisecond}},
 		{"decide", Decide{Dir: t.TempDir(), Rules: 50, Callers: 2, Rounds: 1, Time: 100 * time.Millisecond}},
-		{"masking", Masking{Peer: Regexp(), Rounds: 1, Time: 50 * time.Millisecond}},
-		{"masking JSON", Masking{JSON: true, Peer: Regexp(), Rounds: 1, Time: 50 * time.Millisecond}},
 	} {
 		t.Run(w.name, func(t *testing.T) {
 			r, err := w.Run(t.Context())

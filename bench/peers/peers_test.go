@@ -3,7 +3,7 @@ package main
 import (
 	"testing"
 
-	"github.com/tallystick/tallystick/bench"
+	"github.com/tallystick/tallystick/bench/masking"
 	"github.com/tallystick/tallystick/tlog/record/mask/masktest"
 )
 
@@ -13,7 +13,7 @@ func TestSameFinds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, theirs := bench.Regexp(), re2Finder()
+	ours, theirs := masking.Regexp(), re2Finder()
 	found := 0
 	for _, c := range cases {
 		a, b := ours.Find([]byte(c.Text)), theirs.Find([]byte(c.Text))

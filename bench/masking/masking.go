@@ -1,4 +1,6 @@
-package bench
+// Package masking measures what the masker finds of others' cases, and how fast it finds nothing. It is apart from the other workloads so that
+// libraries which the product does not link can be measured beside it without all that those bring in.
+package masking
 
 import (
 	"context"
@@ -14,14 +16,22 @@ import (
 	"github.com/tallystick/tallystick/tlog/record/mask/masktest"
 )
 
-// Masking measures how fast nothing is found in what people ask models, against one expression for a part of the kinds: the
+// Speed measures how fast nothing is found in what people ask models, against one expression for a part of the kinds: the
 // masker reads every escape, checks every digit and knows all kinds and rules that it has. Time is that of the processor, on one core, so that
 // a machine that others use shows the same.
-type Masking struct {
+type Speed struct {
 	JSON   bool   // the prompts are a chat request; otherwise they are one text
 	Peer   Finder // what ours is measured against
 	Rounds int    // of each, in turns
 	Time   time.Duration
+}
+
+// Name says what is measured.
+func (c Speed) Name() string {
+	if c.JSON {
+		return "mask JSON against " + c.Peer.Name
+	}
+	return "mask text against " + c.Peer.Name
 }
 
 // A Finder counts what it finds in a text.
@@ -56,50 +66,48 @@ func Regexp() Finder {
 	return Finder{"regexp", func(b []byte) int { return len(x.FindAllIndex(b, -1)) }}
 }
 
-func benchMasker() (*mask.Masker, error) {
+func masker() (*mask.Masker, error) {
 	s, err := mask.DefaultSecrets()
 	if err != nil {
 		return nil, err
 	}
-	return mask.New(mask.Config{Key: []byte(benchKey), Secrets: s})
+	return mask.New(mask.Config{Key: []byte("the key of a tenant that is measured"), Secrets: s})
 }
 
-// Run measures megabytes a second of processor time.
-func (c Masking) Run(ctx context.Context) (Result, error) {
-	r := Result{Name: "mask text against " + c.Peer.Name, Unit: "MB/s"}
-	m, err := benchMasker()
+// Run returns megabytes a second of processor time, of each round.
+func (c Speed) Run(ctx context.Context) (ours, peer []float64, err error) {
+	m, err := masker()
 	if err != nil {
-		return r, err
+		return nil, nil, err
 	}
 	body := masktest.Prompts(64 << 10)
 	run := m.Text
 	if c.JSON {
-		r.Name = "mask JSON against " + c.Peer.Name
 		if body, err = json.Marshal(map[string]any{"model": "m", "messages": []map[string]string{{"role": "user", "content": string(body)}}}); err != nil {
-			return r, err
+			return nil, nil, err
 		}
 		run = m.JSON
 	}
 	var dst []byte
 	var found mask.Findings
-	ours := func() { dst, found = run(dst[:0], body) }
-	peer := func() { c.Peer.Find(body) }
-	if ours(); len(found) > 0 {
-		return r, fmt.Errorf("bench: there is %v in the prompts", found)
+	mine := func() { dst, found = run(dst[:0], body) }
+	theirs := func() { c.Peer.Find(body) }
+	if mine(); len(found) > 0 {
+		return nil, nil, fmt.Errorf("masking: there is %v in the prompts", found)
 	}
 	for range c.Rounds {
 		for _, arm := range []struct {
 			f    func()
 			into *[]float64
-		}{{peer, &r.Peer}, {ours, &r.Ours}} {
+		}{{theirs, &peer}, {mine, &ours}} {
 			rate, err := perCore(ctx, c.Time, len(body), arm.f)
 			if err != nil {
-				return r, err
+				return nil, nil, err
 			}
 			*arm.into = append(*arm.into, rate)
 		}
 	}
-	return r, nil
+	return ours, peer, nil
 }
 
 // perCore runs f for the time, and returns megabytes a second of the processor's time, n bytes each time.
@@ -115,7 +123,7 @@ func perCore(ctx context.Context, d time.Duration, n int, f func()) (float64, er
 	}
 	took := processorTime() - used
 	if took <= 0 {
-		return 0, errors.New("bench: a round took no time; make rounds longer")
+		return 0, errors.New("masking: a round took no time; make rounds longer")
 	}
 	return float64(times) * float64(n) / 1e6 / took.Seconds(), nil
 }
@@ -128,10 +136,10 @@ func processorTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// WriteMasked runs the cases of others and prints, for each label that they use, how many values there are and how many are masked,
+// WriteTable runs the cases of others and prints, for each label that they use, how many values there are and how many are masked,
 // and how much is taken for one that is none.
-func WriteMasked(w io.Writer) error {
-	m, err := benchMasker()
+func WriteTable(w io.Writer) error {
+	m, err := masker()
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ const (
 	Refused   Kind = "refused"   // a call that was turned away and sent nowhere; a session's only entry
 	Policy    Kind = "policy"    // the rules changed
 	Approval  Kind = "approval"  // a person was asked, or decided
-	Access    Kind = "access"    // a person read a record
+	Access    Kind = "access"    // a person read a record, logged in or out, or was given a token or revoked one
 	Erasure   Kind = "erasure"   // the payloads of a session's request, approvals and response were destroyed
 	Gap       Kind = "gap"       // numbers that were given to entries that were lost
 )

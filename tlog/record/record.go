@@ -152,8 +152,8 @@ const (
 	FieldUntil      = "until"       // of a question: when no answer becomes no, RFC 3339
 	FieldValid      = "valid"       // of a question: how long a yes can be used, a Go duration; none for until the question ends
 	FieldApproval   = "approval"    // of the use of a yes: the session that asked
-	FieldActorEmail = "actor.email" // of who decided, if the issuer verified it
-	FieldActorHow   = "actor.how"   // how who decided was told, as caller.how
+	FieldActorEmail = "actor.email" // of who decided, looked or logged in, if the issuer verified it
+	FieldActorHow   = "actor.how"   // how that person was told, as caller.how
 
 	// FieldOriginal begins the name of a field that holds, sealed to people elsewhere, what the field named by the rest held before it
 	// was masked; see tlog/record/original.

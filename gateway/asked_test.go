@@ -609,3 +609,27 @@ func TestReasonIsText(t *testing.T) {
 		t.Error("the gateway says what was asked about")
 	}
 }
+
+// A yes is nobody's who has left, nor anybody's after its time.
+func TestCanTake(t *testing.T) {
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for _, row := range []struct {
+		state asked
+		ctx   context.Context
+		for_  time.Duration
+		want  bool
+	}{
+		{granted, t.Context(), time.Hour, true},
+		{granted, gone, time.Hour, false},
+		{granted, t.Context(), -time.Second, false},
+		{waiting, t.Context(), time.Hour, false},
+		{using, t.Context(), time.Hour, false},
+		{used, t.Context(), time.Hour, false},
+	} {
+		q := &question{state: row.state, useBy: time.Now().Add(row.for_)}
+		if got := q.canTake(&call{ctx: row.ctx}); got != row.want {
+			t.Errorf("%+v: %v", row, got)
+		}
+	}
+}

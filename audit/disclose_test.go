@@ -284,6 +284,9 @@ func TestDiscloseIsRecorded(t *testing.T) {
 		if raw, err := w.desk.Disclose(t.Context(), who, c.id, "status"); !errors.Is(err, ErrNobody) || raw != nil {
 			t.Errorf("%+v: %d bytes, %v", who, len(raw), err)
 		}
+		if _, err := w.desk.Disclose(t.Context(), who, record.NewID(time.Now()), "status"); !errors.Is(err, ErrNobody) {
+			t.Errorf("%+v is told whether there is a session: %v", who, err)
+		}
 		if names, err := w.desk.Fields(t.Context(), who, c.id); !errors.Is(err, ErrNobody) || names != nil {
 			t.Errorf("%+v: %q, %v", who, names, err)
 		}

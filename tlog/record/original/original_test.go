@@ -126,7 +126,7 @@ func TestNewSealerRefuses(t *testing.T) {
 		}
 	}
 	for name, text := range map[string]string{
-		"empty": "", "comments": "# only\n", "a recipient": to + "\n", "half": secret[:40] + "\n", "two in a line": secret + " " + secret, "too long": strings.Repeat("#\n", maxIdentities), "too many": strings.Repeat(secret+"\n", MaxRecipients+1),
+		"empty": "", "comments": "# only\n", "a recipient": to + "\n", "half": secret[:40] + "\n", "two in a line": secret + " " + secret, "too long": secret + "\n" + strings.Repeat("#\n", maxIdentities/2), "too many": strings.Repeat(secret+"\n", MaxRecipients+1),
 	} {
 		if _, err := ParseIdentity(strings.NewReader(text)); err == nil || strings.Contains(err.Error(), secret[:30]) {
 			t.Errorf("%s: %v", name, err)

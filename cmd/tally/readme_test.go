@@ -73,19 +73,31 @@ func TestReadmeInEarnest(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.env = []string{"OPENAI_API_KEY=sk-real-model-key"}
-	p.cmd = p.command("serve", "--config", "tally.yaml")
-	said := &lockedBuffer{}
-	p.cmd.Stderr = said
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
+	var said *lockedBuffer
+	var where []string
+	serve := func(args ...string) {
+		t.Helper()
+		p.cmd = p.command(append([]string{"serve", "--config", "tally.yaml"}, args...)...)
+		said = &lockedBuffer{}
+		p.cmd.Stderr = said
+		if err := p.cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		await(t, "it serves", func() bool {
+			where = regexp.MustCompile(`gateway=(\S+) log=(\S+)`).FindStringSubmatch(said.String())
+			return where != nil
+		})
+		p.vars = map[string]string{"GATEWAY_URL": where[1], "LOG_URL": where[2], "API_KEY": key}
+	}
+	interrupt := func() {
+		t.Helper()
+		p.cmd.Process.Signal(os.Interrupt)
+		if err := p.cmd.Wait(); err != nil {
+			t.Errorf("serve ended with %v: %s", err, said)
+		}
 	}
 	t.Cleanup(p.kill)
-	var where []string
-	await(t, "it serves", func() bool {
-		where = regexp.MustCompile(`gateway=(\S+) log=(\S+)`).FindStringSubmatch(said.String())
-		return where != nil
-	})
-	p.vars = map[string]string{"GATEWAY_URL": where[1], "LOG_URL": where[2], "API_KEY": key}
+	serve()
 	session, answer, err := p.chat(http.DefaultClient, "hello", true)
 	if err != nil || !strings.Contains(answer, "[DONE]") {
 		t.Fatalf("%v: %s", err, answer)
@@ -109,15 +121,32 @@ func TestReadmeInEarnest(t *testing.T) {
 	if out, errs, code := p.verify("log", "--url", where[2], "--policy", policy); code != 0 {
 		t.Errorf("log: exit %d\n%s%s", code, out, errs)
 	}
-	p.cmd.Process.Signal(os.Interrupt)
-	if err := p.cmd.Wait(); err != nil {
-		t.Errorf("serve ended with %v: %s", err, said)
-	}
+	interrupt()
 	run("export", session, "--config", "tally.yaml", "-o", bundle)
 	run("fsck", "--config", "tally.yaml")
 	if strings.Contains(said.String(), "sk-real-model-key") {
 		t.Error("the credential is in what serve says")
 	}
+
+	// The head file is lost: what the log then says to do is done.
+	if err := os.Remove(filepath.Join(p.state, "anchor", "HEAD")); err != nil {
+		t.Fatal(err)
+	}
+	serve()
+	if !strings.Contains(said.String(), "--new-head") {
+		t.Errorf("without its head file the log says: %s", said)
+	}
+	p.kill()
+	serve("--new-head")
+	if _, _, err := p.chat(http.DefaultClient, "hello", false); err != nil {
+		t.Errorf("with a new head: %v\n%s", err, said)
+	}
+	interrupt()
+	serve()
+	if _, _, err := p.chat(http.DefaultClient, "hello", false); err != nil {
+		t.Errorf("after a new head: %v\n%s", err, said)
+	}
+	interrupt()
 }
 
 // The README's way to keep a receipt, followed beside the demo; curl is not there everywhere, so its part is done here.

@@ -19,6 +19,7 @@ import (
 func (t *tally) serve(ctx context.Context, args []string) error {
 	fs := t.flags("serve --config FILE", "Runs the gateway and the log until it is interrupted. Then calls under way finish, the\nlast checkpoint is signed, and it ends. On SIGHUP it reads the file again: keys, policy and\nwitnesses of its log can change while it runs, and so can the rules that judge calls, which are\nread again by themselves, too, when their file changes.")
 	path := fs.String("config", "", "the `file` that says how")
+	newHead := fs.Bool("new-head", false, "go on without the head file, if it was lost: what came after the anchor is then known to the store alone")
 	if _, err := parse(fs, args, 0, 0); err != nil {
 		return err
 	}
@@ -30,7 +31,9 @@ func (t *tally) serve(ctx context.Context, args []string) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(t.stderr, nil))
-	h, at, err := t.house(c, log)
+	env := t.env(log)
+	env.NewHead = *newHead
+	h, at, err := t.house(c, env)
 	if err != nil {
 		return err
 	}
@@ -84,7 +87,7 @@ func (t *tally) reload(ctx context.Context, hup <-chan os.Signal, path string, h
 }
 
 // house builds what a configuration says and opens its listeners.
-func (t *tally) house(c *config.Config, log *slog.Logger) (h *assemble.House, at assemble.Listeners, err error) {
+func (t *tally) house(c *config.Config, env assemble.Env) (h *assemble.House, at assemble.Listeners, err error) {
 	var open []net.Listener
 	defer func() {
 		if err != nil {
@@ -105,7 +108,7 @@ func (t *tally) house(c *config.Config, log *slog.Logger) (h *assemble.House, at
 		}
 		open = append(open, *l.ln)
 	}
-	h, err = assemble.Build(c, t.env(log))
+	h, err = assemble.Build(c, env)
 	return h, at, err
 }
 

@@ -344,7 +344,7 @@ func (l *Log) agree(ctx context.Context, known sources) error {
 	case !errors.Is(known.headErr, os.ErrNotExist):
 		return known.headErr
 	case d.size > 0:
-		return &damageError{reason: fmt.Sprintf("the head file %s is gone, and the store has %d entries: put it back, or start once with NewHead set", l.cfg.Head, d.size), a: d.checkpoint(l.cfg.Origin).Text()}
+		return &damageError{reason: fmt.Sprintf("the head file %s is gone, and the store has %d entries: put it back, or start once with a new one, --new-head", l.cfg.Head, d.size), a: d.checkpoint(l.cfg.Origin).Text()}
 	}
 	if l.cfg.Latest == nil {
 		return nil

@@ -42,6 +42,7 @@ type Env struct {
 	Fatal     func(msg string) // called when the store cannot go on; must not return
 	Software  string
 	Brief     bool // a closed log is opened for a moment: nobody is waited for long
+	NewHead   bool // that of local.Config, for one start
 }
 
 // Log is what the rooms above need of a log, wherever it is.
@@ -165,7 +166,7 @@ func (v *Vault) localConfig() (out local.Config, err error) {
 	}
 	pairs := localKeys(signers)
 	out = local.Config{
-		Origin: c.Origin, Signer: pairs[0].Signer, Verifier: pairs[0].Verifier, Also: pairs[1:], Latest: anchor, Head: c.Head,
+		Origin: c.Origin, Signer: pairs[0].Signer, Verifier: pairs[0].Verifier, Also: pairs[1:], Latest: anchor, Head: c.Head, NewHead: v.env.NewHead,
 		Interval: time.Duration(c.Interval), CosignEvery: time.Duration(c.Witnesses.Interval),
 		MaxUnanchored: c.MaxUnanchored, MaxUnanchoredAge: time.Duration(c.MaxUnanchoredAge),
 		Unwitnessed: c.Witnesses.Unwitnessed, Logger: v.env.Logger, Fatal: v.env.Fatal,

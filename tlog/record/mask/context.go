@@ -96,9 +96,14 @@ func (h *hearing) upTo(b []byte, from, to int) {
 	}
 	h.at = to
 	w := h.w
+	last := byte(0)
+	if i > 0 {
+		last = b[i-1]
+	}
 	for ; i < to; i++ {
-		c := b[i]
-		if fold5[c] == 0 || c < 0x80 && i > 0 && isWord(b[i-1]) && !(isUpper(c) && !isUpper(b[i-1])) {
+		c, was := b[i], last
+		last = c
+		if fold5[c] == 0 || c < 0x80 && fold5[was] != 0 && was < 0x80 && !(isUpper(c) && !isUpper(was)) {
 			continue
 		}
 		k := contextKey(b, i)

@@ -36,10 +36,16 @@ func (v *view) number(i int) int {
 		}
 	}
 	digits := allDigits(b[ws:we])
+	word := we+2 < len(b) && b[we] == ' ' && 'a' <= b[we+1] && 'z' >= b[we+1] && !is(b[we+2], isDigit) // follows, as after most numbers in prose
+	if word && n <= 2 && digits && b[we+1] != 'o' && b[we+1] != 'd' {
+		if k := contextKey(b, we+1); monthKeys[k/32]&(1<<(k%32)) == 0 {
+			return we // too short for anything, and no day of a month
+		}
+	}
 	parts := v.group(ws)
-	goes := len(parts) > 1 || we+1 < len(b) && oneOf(b[we], " -./(),")
-	if n <= 2 && !goes {
-		return we // too short for anything
+	goes := len(parts) > 1 || !word && we+1 < len(b) && oneOf(b[we], " -./(),")
+	if n <= 2 && !goes && !word {
+		return we
 	}
 	if goes && n <= 4 {
 		if digits && v.m.on.ip && n <= 3 && b[we] == '.' {
@@ -63,7 +69,7 @@ func (v *view) number(i int) int {
 			}
 		}
 	}
-	if !digits || goes && n != 3 || n == 8 {
+	if !digits || (goes || word) && n != 3 || n == 8 {
 		if end := v.birth(ws, we); end > 0 {
 			return end
 		}

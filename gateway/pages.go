@@ -14,15 +14,15 @@ import (
 
 // Pages answer what lies under the gateway's own prefix and is not the gateway's itself, such as log-ins. Who asks is a
 // parameter: it is nil for nobody who is known by a key, a token or a certificate; cookies are for the pages to read. What a
-// request asks, and the answer, are whole in memory, and neither is on record: of what people did there, that is what note is
-// told. Safe for concurrent use.
+// request asks, and the answer, are whole in memory. Neither is on record: what people did there is, where note is told of it.
+// Safe for concurrent use.
 type Pages interface {
 	ServePage(w http.ResponseWriter, r *http.Request, from *Principal, note Note)
 }
 
-// A Note puts on record, as an access entry, that somebody did something here that is no call, such as to log in: who, why in a word
-// ("log-in"), and what, in words; and from where, which is the address of the request. It is durable when nil is returned. Nothing
-// that strangers can cause is worth one.
+// A Note puts on record, as an access entry, that somebody did something here that is no call, such as to log in: who, why
+// in a word ("log-in"), and what, in words; and from where, which is the address of the request. It is durable when nil is
+// returned. Nothing that strangers can cause is worth one.
 type Note func(who *Principal, why, what string) error
 
 // A page is the answer that Pages make.

@@ -24,8 +24,8 @@ func (s signing) ServePage(w http.ResponseWriter, r *http.Request, from *Princip
 	}
 }
 
-// What people do on pages is on record when the page says that it was done: who, how known, from where, why, what. Where it cannot
-// be, the page is told so; and nothing else that is asked of pages is on record.
+// What people do on pages is on record when the page says that it was done: who, how known, from where, why, what. Where it
+// cannot be, the page is told so; and nothing else that is asked of pages is on record.
 func TestNote(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []Mode{Strict, Overlap, Open} {

@@ -9,8 +9,8 @@
 //     gateway's. The token ends when that person's session does, and goes to the program alone;
 //   - nothing changes by following a link: what changes something is a POST from a page of this gateway's, with a word
 //     that only such a page has;
-//   - that a person logged in or out, or was given a token or revoked one, is on record in the gateway's log; of a session and a token
-//     that is so before anybody has it. What the command line does to the store is not on record;
+//   - that a person logged in or out, or was given a token or revoked one, is on record in the gateway's log; of a session
+//     and a token that is so before anybody has it. What commands do to the store is not on record;
 //   - pages run no script, but for the one line that sends a SAML response on, and stand in no frame.
 //
 // Log-ins that are under way are in memory: a restart ends them. Sessions and tokens are in the store.
@@ -371,8 +371,8 @@ func (p *Pages) mint(who *gateway.Principal, kind token.Kind, name string, life 
 	return value, t, nil
 }
 
-// end revokes a token and puts on record by whom. It is revoked whether that can be recorded or not: nobody waits for the log to be
-// rid of a token that somebody stole.
+// end revokes a token and puts on record by whom. It is revoked whether that can be recorded or not: nobody waits for the
+// log to be rid of a token that somebody stole.
 func (p *Pages) end(t *token.Token, who *gateway.Principal, why string, note gateway.Note) error {
 	if err := p.cfg.Tokens.Revoke(t.ID); err != nil {
 		return err

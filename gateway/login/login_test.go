@@ -345,8 +345,8 @@ func TestDevice(t *testing.T) {
 	}
 }
 
-// Who logs in or out, is given a token or revokes one, is on record, and nothing else is. What cannot be recorded is not handed out,
-// but it is taken away.
+// Who logs in or out, is given a token or revokes one, is on record, and nothing else is. What cannot be recorded is not
+// handed out, but it is taken away.
 func TestOnRecord(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -122,8 +122,8 @@ func (l *Login) exchange(ctx context.Context, m *metadata, code, verifier string
 	return raw, tokens.AccessToken, nil
 }
 
-// refusals are what RFC 6749 §5.2 has an issuer say, but for invalid_grant. Vault says invalid_request where the person may not log
-// in any more.
+// refusals are what RFC 6749 §5.2 has an issuer say, but for invalid_grant. Vault says invalid_request where the person may
+// not log in any more.
 var refusals = []string{"invalid_request", "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
 
 // person tells whom the ID token names that came for a code (OpenID Connect Core §3.1.3.7).

@@ -179,8 +179,8 @@ func TestLogIn(t *testing.T) {
 	}
 }
 
-// A session lasts no longer than the first of its ends, and was begun at the first of its beginnings, in whichever order they
-// are stated.
+// A session lasts no longer than the first of its ends, and was begun at the first of its beginnings, in whichever order
+// they are stated.
 func TestSessionEnds(t *testing.T) {
 	t.Parallel()
 	p := samltest.New(t)

@@ -25,8 +25,8 @@ import (
 	"github.com/tallystick/tallystick/gateway/token"
 )
 
-// A vault is HashiCorp Vault in its development mode, in memory, as a provider: alice, who is in staff and approvers, bob, who
-// is in staff, and mallory, who is in neither, have passwords there; staff may log in at its clients.
+// A vault is HashiCorp Vault in its development mode, in memory, as a provider: alice, who is in staff and approvers, bob,
+// who is in staff, and mallory, who is in neither, have passwords there; staff may log in at its clients.
 type vault struct {
 	*gate
 	url    string
@@ -188,8 +188,8 @@ func (v *vault) token(name string) (token string, ok bool) {
 	return out.Auth.Token, out.Auth.Token != ""
 }
 
-// authorize does what the page of Vault's at the address to does, for whoever has a token, and returns where it sends the browser
-// back to, or the status where it does not.
+// authorize does what the page of Vault's at the address to does, for whoever has a token, and returns where it sends the
+// browser back to, or the status where it does not.
 func (v *vault) authorize(to, token string) (back string, status int) {
 	v.t.Helper()
 	u, err := url.Parse(to)
@@ -483,8 +483,8 @@ func (v *vault) bearer() {
 	}
 }
 
-// rotation follows Vault's keys: it publishes the next one before it signs, and the last for as long as it is told to, and until
-// its next round of a minute.
+// rotation follows Vault's keys: it publishes the next one before it signs, and the last for as long as it is told to, and
+// until its next round of a minute.
 func (v *vault) rotation(first string) {
 	rotate := func(ttl string) {
 		v.t.Helper()

@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"mime"
 	"net/http"
@@ -20,6 +22,7 @@ import (
 // A masked is a request as its record has it.
 type masked struct {
 	headers, target, body, model []byte
+	exact                        []byte // of the body, if it was masked
 }
 
 // mask makes what the record has of a request, once, where its route masks, and tells the rules what was found. Of a call that
@@ -44,10 +47,13 @@ func (c *call) mask(ctx *fasthttp.RequestCtx) {
 	w.model, _ = m.Text(nil, []byte(c.model)) // which is in the body, and counted there
 	body := ctx.Request.Body()
 	if c.masked = w; packed(h) {
-		w.body = []byte(notKept)
+		w.body, w.exact = []byte(notKept), c.exactly(&c.nonces[0], body)
 		return // and what is in it nobody knows
 	}
 	w.body = part(m.Body(make([]byte, 0, len(body)+len(body)/16), string(h.ContentType()), body))
+	if !bytes.Equal(w.body, body) {
+		w.exact = c.exactly(&c.nonces[0], body)
+	}
 	c.facts.Findings = findingsOf(found)
 	c.facts.Known |= KnownFindings
 }
@@ -132,12 +138,23 @@ func (c *call) addAnswer(r *record.Record, a *answered) {
 		r.Add(record.FieldEvents, events)
 	}
 	r.Add(record.FieldBody, body)
+	if !bytes.Equal(body, a.body) && !(c.route != nil && c.route.MaskAnswers) {
+		r.Add(record.FieldExact, c.exactly(&c.nonces[1], a.body))
+	}
 	if c.given = body; c.route != nil && c.route.Mask != nil && c.route.Originals != nil {
 		if header != nil {
 			c.keep(r, record.FieldHeaders, recordedHeader(a.header))
 		}
 		c.keep(r, record.FieldBody, a.body)
 	}
+}
+
+// exactly commits to the bytes of a body of which the record has a masked copy, so that its caller can show them, who gets the
+// nonce with its receipt.
+func (c *call) exactly(nonce *[]byte, body []byte) []byte {
+	*nonce = make([]byte, record.NonceBytes)
+	rand.Read(*nonce)
+	return record.Exactly(*nonce, body)
 }
 
 // keep seals into a record what one of its fields was before it was masked, if it was. A record without it is better than none.

@@ -48,7 +48,7 @@ const (
 // come, and what the model said in headers that were not passed on is not its business.
 var callersOwn = []string{
 	record.FieldSession, record.FieldCaller, record.FieldRoute, record.FieldModel, record.FieldMethod, record.FieldTarget,
-	record.FieldStatus, record.FieldTimes, record.FieldFinish,
+	record.FieldStatus, record.FieldTimes, record.FieldFinish, record.FieldExact,
 }
 
 // A recentSession is one that has ended, or is about to.
@@ -57,6 +57,7 @@ type recentSession struct {
 	caller  string         // the principal's name
 	request *record.Ticket // nil where the session was refused
 	end     *record.Ticket // of the response or the refusal; nil where it was lost
+	nonces  [2][]byte      // of the exact bytes of what was masked, request and answer
 }
 
 // recent are the newest sessions, so that each has a receipt before the log publishes it. One is two tickets of less than
@@ -253,6 +254,7 @@ func (g *Gateway) receipt(ctx context.Context, caller string, id record.ID) (*re
 			// Whose an erased session was nobody knows any more. What is left of it is public.
 			if ours && !erased {
 				e.Fields = receiptFields(fields)
+				g.addNonce(e.Fields, id, f.Entry.Kind)
 			}
 		}
 		r.Entries = append(r.Entries, e)
@@ -325,6 +327,26 @@ func (g *Gateway) search(ctx context.Context, caller string, id record.ID) ([]re
 		return found, nil
 	}
 	return nil, sessionOpen
+}
+
+// addNonce adds to the field exact what its caller needs to show its bytes by, if the session is one that is remembered.
+func (g *Gateway) addNonce(fields []record.ReceiptField, id record.ID, kind record.Kind) {
+	s, ok := g.recent.get(id)
+	if !ok {
+		return
+	}
+	for i := range fields {
+		if fields[i].Name != record.FieldExact {
+			continue
+		}
+		nonce := s.nonces[0]
+		if kind == record.Response {
+			nonce = s.nonces[1]
+		}
+		if nonce != nil {
+			fields[i].Nonce = nonce
+		}
+	}
 }
 
 func receiptFields(r record.Record) []record.ReceiptField {

@@ -89,8 +89,9 @@ type call struct {
 	keyName string
 	key     []byte
 
-	given     []byte  // the answer's body as it is written down
-	masked    *masked // what of the request is written down, where that is not what was sent
+	given     []byte    // the answer's body as it is written down
+	nonces    [2][]byte // of the exact bytes of what was masked, request and answer
+	masked    *masked   // what of the request is written down, where that is not what was sent
 	facts     Facts
 	judged    bool // by a policy
 	judgement Judgement
@@ -263,7 +264,7 @@ func (c *call) refuse(ctx *fasthttp.RequestCtx, no *refusal) {
 	if err == nil {
 		var t *record.Ticket
 		if t, err = c.g.writer.Submit(d); err == nil {
-			c.g.recent.put(recentSession{c.id, c.name(), nil, t})
+			c.g.recent.put(recentSession{c.id, c.name(), nil, t, c.nonces})
 		}
 	}
 	if err != nil {
@@ -288,7 +289,7 @@ func (c *call) requestRecord(ctx *fasthttp.RequestCtx) record.Record {
 	} else {
 		headers = recordedHead(ctx.Request.Header.RawHeaders())
 	}
-	r := make(record.Record, 0, 28)
+	r := make(record.Record, 0, 29)
 	r.Add(record.FieldSession, []byte(c.id.String()))
 	if c.caller != nil {
 		addCaller(&r, c.caller)
@@ -310,6 +311,9 @@ func (c *call) requestRecord(ctx *fasthttp.RequestCtx) record.Record {
 		addFindings(&r, c.facts.Findings)
 	}
 	r.Add(record.FieldBody, body)
+	if c.masked != nil && c.masked.exact != nil {
+		r.Add(record.FieldExact, c.masked.exact)
+	}
 	if c.masked != nil && c.route != nil && c.route.Originals != nil {
 		c.keep(&r, record.FieldTarget, ctx.Request.Header.RequestURI())
 		c.keep(&r, record.FieldHeaders, recordedHead(ctx.Request.Header.RawHeaders()))
@@ -512,7 +516,7 @@ func (c *call) recordResponse(a answered) error {
 	if err != nil {
 		return c.unrecorded(err)
 	}
-	c.g.recent.put(recentSession{c.id, c.caller.Name, c.request, t})
+	c.g.recent.put(recentSession{c.id, c.caller.Name, c.request, t, c.nonces})
 	if c.g.cfg.Mode == Open {
 		c.g.late.Go(func() {
 			if err := c.g.settled(t); err != nil {
@@ -567,7 +571,7 @@ func (c *call) unrecorded(err error) error {
 	c.g.log.Error("a session could not be recorded", "session", c.id, "err", err)
 	if c.g.cfg.Mode == Open {
 		c.g.writer.Lose(1, "log_unavailable")
-		c.g.recent.put(recentSession{c.id, c.caller.Name, nil, nil})
+		c.g.recent.put(recentSession{c.id, c.caller.Name, nil, nil, c.nonces})
 		return nil
 	}
 	return err

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -302,7 +303,7 @@ func (c *receiptCheck) kept() {
 
 // matches holds the bytes that the caller has against the body of an entry of those kinds.
 func (c *receiptCheck) matches(claim Claim, subject string, have []byte, kinds ...record.Kind) {
-	var body *record.ReceiptField
+	var body, exact *record.ReceiptField
 	why := fmt.Sprintf("the receipt has no entry with a %s", subject)
 	for i, st := range c.judged {
 		for _, k := range kinds {
@@ -311,8 +312,11 @@ func (c *receiptCheck) matches(claim Claim, subject string, have []byte, kinds .
 			}
 			why = fmt.Sprintf("the receipt does not have the body of %s: it was erased, or left out", subjectEntry(st.index))
 			for n := range c.rc.Entries[i].Fields {
-				if f := &c.rc.Entries[i].Fields[n]; f.Name == record.FieldBody {
+				switch f := &c.rc.Entries[i].Fields[n]; f.Name {
+				case record.FieldBody:
 					body = f
+				case record.FieldExact:
+					exact = f // it is shown, or it would have no name
 				}
 			}
 		}
@@ -324,6 +328,12 @@ func (c *receiptCheck) matches(claim Claim, subject string, have []byte, kinds .
 		c.notProven("which bytes were the %s: they stand not in a receipt; hand over the file in which they were kept", subject)
 	case body == nil:
 		c.isFalse(claim, subject, "%s", why)
+	case exact != nil && exact.Nonce == nil:
+		c.notProven("that these %d bytes are the %s: it was masked before it was written down, and the receipt was not taken soon enough to say what it was before", len(have), subject)
+	case exact != nil && !bytes.Equal(record.Exactly(exact.Nonce, have), exact.Value):
+		c.isFalse(claim, subject, "these %d bytes are not the ones that were recorded, before they were masked", len(have))
+	case exact != nil:
+		c.holds(claim, subject, "%d bytes, the ones of which a masked copy was recorded", len(have))
 	case body.Holding(have) != body.Hash():
 		c.isFalse(claim, subject, "these %d bytes are not the ones that were recorded", len(have))
 	default:

@@ -3,8 +3,10 @@ package peers
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"github.com/tallystick/tallystick/gateway"
 	"github.com/tallystick/tallystick/gateway/gatewaytest"
 	"github.com/tallystick/tallystick/tlog"
+	"github.com/tallystick/tallystick/tlog/record/mask"
 	"github.com/tallystick/tallystick/verify"
 )
 
@@ -145,6 +148,82 @@ func holds(t *testing.T, raw []byte, beside verify.Beside, policy *tlog.Policy, 
 		t.Errorf("it holds: %v, want %v; %v", r.OK(), want, err)
 		for _, f := range r.Findings {
 			t.Logf("%v %s %s: %s", f.OK, f.Claim, f.Subject, f.Detail)
+		}
+	}
+}
+
+// What was masked before it was written down its caller can show all the same, by the receipt that it took at once: at first by
+// the promise, later by the proof, and not with another byte, nor with the masked copy. One that is taken when the gateway has
+// forgotten the session says that it cannot tell.
+func TestMaskedReceipts(t *testing.T) {
+	if direct {
+		t.Skip("a model gives no receipts")
+	}
+	ln := listen(t)
+	run(t, func(ctx context.Context) error {
+		return gatewaytest.New(gatewaytest.Config{Key: modelKey}).Run(ctx, ln)
+	})
+	l, policy := openLog(t)
+	m, err := mask.New(mask.Config{Key: bytes.Repeat([]byte("m"), 32)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := openRing(t)
+	masks := func(c *gateway.Config) {
+		for i := range c.Routes {
+			c.Routes[i].Mask = m
+		}
+	}
+	base := through(t, "http://"+ln.Addr().String(), l, keys, masks)
+	other := through(t, "http://"+ln.Addr().String(), l, keys, func(c *gateway.Config) { masks(c); c.ID = "gw-other" })
+	for _, stream := range []bool{false, true} {
+		body := fmt.Appendf(nil, `{"model":"fake-1","stream":%v,"messages":[{"role":"user","content":"/say pay 4111 1111 1111 1111 today"}]}`, stream)
+		do := func(method, url string, body []byte) (*http.Response, []byte) {
+			t.Helper()
+			req, err := http.NewRequest(method, url, bytes.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+callerKey)
+			req.Header.Set("Content-Type", "application/json")
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return resp, b
+		}
+		resp, answer := do("POST", base+"/v1/chat/completions", body)
+		session := resp.Header.Get("Tallystick-Session")
+		beside := verify.Beside{Request: body, Response: answer}
+		masked, _ := m.JSON(nil, body)
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			resp, raw := do("GET", base+"/.tallystick/receipts/"+session, nil)
+			if resp.StatusCode != 200 {
+				t.Fatalf("%d %s", resp.StatusCode, raw)
+			}
+			holds(t, raw, beside, policy, true)
+			holds(t, raw, verify.Beside{Request: masked, Response: answer}, policy, false)
+			changed := bytes.Clone(answer)
+			changed[len(changed)/2] ^= 1
+			holds(t, raw, verify.Beside{Request: body, Response: changed}, policy, false)
+			if resp.Header.Get("Retry-After") == "" {
+				break // that was the proof
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("there is no proof")
+			}
+		}
+		_, raw := do("GET", other+"/.tallystick/receipts/"+session, nil)
+		r, err := verify.CheckReceipt(t.Context(), raw, beside, verify.Trust{Policy: policy})
+		if err != nil || !r.OK() || slices.ContainsFunc(r.Findings, func(f verify.Finding) bool {
+			return f.Claim == verify.RequestMatches || f.Claim == verify.ResponseMatches
+		}) {
+			t.Errorf("taken elsewhere: %v %+v", err, r.Findings)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package record
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,7 +48,21 @@ type ReceiptField struct {
 	Name  string // "" if it is withheld
 	Salt  [SaltBytes]byte
 	Value []byte    // not nil if it is shown
+	Nonce []byte    // of the field exact, if it is known: NonceBytes of them
 	Leaf  tlog.Hash // its leaf in the record tree, unless it is shown
+}
+
+// NonceBytes is the length of what hides the exact bytes of a body that was masked.
+const NonceBytes = 32
+
+// Exactly returns the value of the field exact: what commits to the bytes of a body of which the record has a masked copy. The
+// nonce, which nobody can guess, is given to the caller with its receipt, and is written down nowhere: to whoever reads the
+// record the field tells nothing of what was masked.
+func Exactly(nonce, body []byte) []byte {
+	h := sha256.New()
+	h.Write(nonce)
+	h.Write(body)
+	return h.Sum(nil)
 }
 
 // Shown returns a field with its value.
@@ -101,6 +116,7 @@ type (
 		Salt     []byte     `json:"salt,omitempty"`
 		Text     *string    `json:"text,omitempty"`
 		Base64   *[]byte    `json:"base64,omitempty"`
+		Nonce    []byte     `json:"nonce,omitempty"`
 		Leaf     *tlog.Hash `json:"leaf,omitempty"`
 		Withheld *tlog.Hash `json:"withheld,omitempty"`
 	}
@@ -174,6 +190,8 @@ func (e *ReceiptEntry) file() (entryFile, error) {
 			continue
 		case CheckName(d.Name) != nil:
 			return f, CheckName(d.Name)
+		case d.Nonce != nil && (d.Name != FieldExact || d.Value == nil || len(d.Nonce) != NonceBytes):
+			return f, fmt.Errorf("record: a field of a receipt with a nonce of %d bytes is the %s, shown, with one of %d", len(d.Nonce), FieldExact, NonceBytes)
 		case d.Value == nil && d.Name != FieldBody: // what it is called nothing would vouch for
 			return f, fmt.Errorf("record: a field of a receipt that has a name and no value is the %s, not %q", FieldBody, d.Name)
 		case d.Value == nil:
@@ -184,7 +202,7 @@ func (e *ReceiptEntry) file() (entryFile, error) {
 		default:
 			f.Fields[i].Base64 = &d.Value
 		}
-		f.Fields[i].Name, f.Fields[i].Salt = d.Name, d.Salt[:]
+		f.Fields[i].Name, f.Fields[i].Salt, f.Fields[i].Nonce = d.Name, d.Salt[:], d.Nonce
 	}
 	return f, nil
 }
@@ -232,7 +250,7 @@ func (f *entryFile) entry() ReceiptEntry {
 	e := ReceiptEntry{Index: f.Index, Bytes: f.Entry, Proof: f.Proof}
 	for i := range f.Fields {
 		d := &f.Fields[i]
-		out := ReceiptField{Name: d.Name}
+		out := ReceiptField{Name: d.Name, Nonce: d.Nonce}
 		copy(out.Salt[:], d.Salt)
 		switch {
 		case d.Withheld != nil:

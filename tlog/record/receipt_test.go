@@ -257,3 +257,33 @@ func FuzzReceipt(f *testing.F) {
 		}
 	})
 }
+
+// A nonce stands beside the value of the field exact, whole, and nowhere else.
+func TestReceiptNonce(t *testing.T) {
+	nonce := bytes.Repeat([]byte{7}, NonceBytes)
+	with := func(f ReceiptField) *Receipt {
+		return &Receipt{Session: idOf("nonce"), Entries: []ReceiptEntry{{Index: 1, Bytes: []byte(`{"v":1}`), Fields: []ReceiptField{f}}}}
+	}
+	exact := ReceiptField{Name: FieldExact, Value: Exactly(nonce, []byte("body")), Nonce: nonce}
+	b, err := with(exact).Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := ParseReceipt(b)
+	if err != nil || !bytes.Equal(r.Entries[0].Fields[0].Nonce, nonce) {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	exact.Nonce = nil
+	if _, err := with(exact).Append(nil); err != nil {
+		t.Error(err)
+	}
+	for name, f := range map[string]ReceiptField{
+		"short":         {Name: FieldExact, Value: []byte("v"), Nonce: nonce[1:]},
+		"another field": {Name: FieldStatus, Value: []byte("200"), Nonce: nonce},
+		"the body":      {Name: FieldBody, Nonce: nonce},
+	} {
+		if _, err := with(f).Append(nil); err == nil {
+			t.Errorf("%s: it is written", name)
+		}
+	}
+}

@@ -120,6 +120,7 @@ const (
 	FieldHeaders  = "headers"  // JSON: an array of [name, value], in the order they came; credentials left out
 	FieldBody     = "body"     // the exact bytes
 	FieldStatus   = "status"   // the status the caller was given, decimal
+	FieldExact    = "exact"    // SHA-256 of a nonce and the exact bytes, of a body that was masked; see [Exactly]
 	FieldEvents   = "events"   // JSON: an array of [bytes, microseconds since the one before] for each event of the body
 	FieldTimes    = "times"    // JSON: an object of RFC 3339 times by name
 	FieldError    = "error"    // what went wrong, for people

@@ -17,10 +17,10 @@ func (t *tally) disclose(ctx context.Context, args []string) error {
 	fs := t.flags("disclose SESSION --fields NAME,NAME [-o FILE] | disclose SESSION --list", `Writes a bundle that proves the fields which are named and withholds all others: of those it
 has a hash over a salt that it does not have, so that neither what stands in them nor how long
 it is can be told or guessed. How many fields there are can be seen, and what the log's entries
-say to everybody. Which fields were shown, to whom and why, goes on record first.
+say to everybody. Which fields were shown, who asked and why, goes on record first.
 
-A field is request.NAME, response.NAME, refused.NAME or approval.NAME, or NAME alone where only
-one record has it. With several approvals they are approval-1.NAME, approval-2.NAME and so on.
+A field is request.NAME, response.NAME, refused.NAME, approval.NAME or erasure.NAME, or NAME
+alone where only one record has it. Several approvals are approval-1.NAME, approval-2.NAME, ….
 request.* is all of the request, request.caller.* all whose names begin so.`)
 	var s source
 	fields := fs.String("fields", "", "the `names` of the fields to show, with commas between them")

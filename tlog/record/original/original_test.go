@@ -290,6 +290,7 @@ func FuzzOpen(f *testing.F) {
 	id := identity(f, file)
 	f.Add(sealed, file)
 	f.Add(sealed[:100], to)
+	f.Add(sealed[:0], to+"\n"+to)
 	f.Add([]byte("age-encryption.org/v1\n-> X25519 a\n"), "AGE-SECRET-KEY-1")
 	f.Fuzz(func(t *testing.T, b []byte, identities string) {
 		got, err := id.Open(b)
@@ -302,6 +303,9 @@ func FuzzOpen(f *testing.F) {
 		ids, err := ParseIdentity(io.LimitReader(strings.NewReader(identities), 1<<20))
 		if err == nil {
 			ids.Open(sealed)
+		}
+		if s, err := NewSealer(strings.Split(identities, "\n")); (s == nil) != (err != nil) {
+			t.Fatalf("a sealer, %t, and %v", s != nil, err)
 		}
 	})
 }

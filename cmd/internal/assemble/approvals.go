@@ -28,7 +28,7 @@ func approvals(c *config.Config, env Env, refs *Keyring) (out gateway.Approvals,
 		Groups: a.Groups, Glass: a.Glass, Within: time.Duration(a.Within), Longest: time.Duration(a.Longest), Hold: time.Duration(a.Hold),
 		Again: time.Duration(a.Again), URL: a.URL,
 	}
-	if out.Key, err = approvalsKey(c, refs); err != nil {
+	if out.Key, err = readKey(c.Gateway.Approvals.Key, c.ApprovalsKey(), CreateApprovalsKey, refs, "tally keys new-approvals"); err != nil {
 		return out, nil, fmt.Errorf("gateway.approvals.key: %w", err)
 	}
 	if out.Hooks, err = hooks(a, refs); err != nil {
@@ -101,12 +101,12 @@ func notifier(a *config.Approvals, env Env, refs *Keyring) (*webhook.Sender, err
 	return webhook.NewSender(out)
 }
 
-// approvalsKey reads the key of approvals, or makes one where none is named.
-func approvalsKey(c *config.Config, refs *Keyring) ([]byte, error) {
-	ref := c.Gateway.Approvals.Key
+// readKey reads a key of 64 hex digits, which is in the file made unless another place is named; what is missing there is made
+// by create. command is what makes one.
+func readKey(ref config.Credential, made string, create func(path string) error, refs *Keyring, command string) ([]byte, error) {
 	if ref.IsZero() {
-		ref = config.Credential{Credential: keys.Credential{File: c.ApprovalsKey()}}
-		if err := CreateApprovalsKey(ref.File); err != nil && !errors.Is(err, fs.ErrExist) {
+		ref = config.Credential{Credential: keys.Credential{File: made}}
+		if err := create(made); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
 	}
@@ -116,7 +116,7 @@ func approvalsKey(c *config.Config, refs *Keyring) ([]byte, error) {
 	}
 	key, err := hex.DecodeString(string(secret.Reveal()))
 	if err != nil || len(key) != 32 {
-		return nil, errors.New("it is not 64 hex digits; `tally keys new-approvals FILE` makes one")
+		return nil, fmt.Errorf("it is not 64 hex digits; `%s FILE` makes one", command)
 	}
 	return key, nil
 }
@@ -131,18 +131,19 @@ func CreateWebhookSecret(path string) error {
 	return createSecret(path, "whsec_"+base64.StdEncoding.EncodeToString(random(32)))
 }
 
-// createSecret writes a secret into a file of its owner's alone, which must not be there.
+// createSecret writes a secret into a file of its owner's alone, which must not be there. There is never half of one.
 func createSecret(path, secret string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
+	defer os.Remove(f.Name())
 	_, err = f.WriteString(secret + "\n")
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		os.Remove(path)
+		return err
 	}
-	return err
+	return os.Link(f.Name(), path)
 }

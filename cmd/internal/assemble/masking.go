@@ -1,16 +1,12 @@
 package assemble
 
 import (
-	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
 
 	"github.com/tallystick/tallystick/cmd/internal/config"
-	"github.com/tallystick/tallystick/keys"
 	"github.com/tallystick/tallystick/tlog/record/mask"
 	"github.com/tallystick/tallystick/tlog/record/original"
 )
@@ -38,7 +34,7 @@ func readMaskers(c *config.Config, refs *Keyring) (maskers, error) {
 	if g == nil {
 		return nil, nil
 	}
-	key, err := maskKey(c, refs)
+	key, err := readKey(g.Key, c.MaskKey(), CreateMaskKey, refs, "tally keys new-mask")
 	if err != nil {
 		return nil, fmt.Errorf("gateway.masking.key: %w", err)
 	}
@@ -122,26 +118,6 @@ func kindsOf(words []string) (out []mask.Kind) {
 		out = append(out, mask.Kind(w))
 	}
 	return out
-}
-
-// maskKey reads the key of masks, or makes one where none is named.
-func maskKey(c *config.Config, refs *Keyring) ([]byte, error) {
-	ref := c.Gateway.Masking.Key
-	if ref.IsZero() {
-		ref = config.Credential{Credential: keys.Credential{File: c.MaskKey()}}
-		if err := CreateMaskKey(ref.File); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, err
-		}
-	}
-	secret, err := refs.Credential(context.Background(), ref)
-	if err != nil {
-		return nil, err
-	}
-	key, err := hex.DecodeString(string(secret.Reveal()))
-	if err != nil || len(key) != 32 {
-		return nil, errors.New("it is not 64 hex digits; `tally keys new-mask FILE` makes one")
-	}
-	return key, nil
 }
 
 // CreateMaskKey makes a key for masks in a file, which must not be there.

@@ -633,3 +633,19 @@ func TestCanTake(t *testing.T) {
 		}
 	}
 }
+
+// Another gateway's session is its to end, whatever became of the question here.
+func TestForeignIsNotEnded(t *testing.T) {
+	b := newBook(&Gateway{}, Approvals{Key: make([]byte, approvalKeyBytes)})
+	for state := used; state <= unasked; state++ {
+		q := &question{id: record.NewID(time.Now()), foreign: "gw-other", state: state, changed: make(chan struct{}), forget: time.Now().Add(time.Hour)}
+		b.byID[q.id] = q
+	}
+	done := make(chan struct{})
+	go func() { b.tidy(t.Context()); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("it is still at it")
+	}
+}

@@ -229,7 +229,7 @@ func (b *book) tidy(ctx context.Context) {
 		switch {
 		case q.state == waiting && !now.Before(q.until), q.state == granted && !now.Before(q.useBy):
 			late = append(late, q)
-		case q.state >= used && !q.held && !q.closed:
+		case q.state >= used && !q.held && !q.closed && q.foreign == "":
 			done = append(done, q)
 		case q.state >= used && (q.closed || q.foreign != "") && !now.Before(q.forget):
 			delete(b.byID, id)

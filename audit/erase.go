@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -423,15 +424,12 @@ func (d *Desk) Recover(ctx context.Context, at Mark) error {
 	if err != nil {
 		return err
 	}
-	if _, err := record.Await(ctx, d.log, start); err != nil {
-		return err
-	}
 	if from > start { // of another log, or of one that was put back
 		from = 0
 	}
 	var wrong []error
 	seen := make(map[record.ID]bool)
-	err = d.scan(ctx, from, start, func(index uint64, b []byte) error {
+	err = d.durable(ctx, from, start, func(index uint64, b []byte) error {
 		e, err := parseErasure(index, b)
 		if err != nil || e.Session.IsZero() || seen[e.Session] {
 			return err
@@ -509,14 +507,10 @@ func (d *Desk) Purge(ctx context.Context) error {
 	return p.Purge(ctx)
 }
 
-// erasures returns the erasure entries of a session from an index on.
+// erasures returns the erasure entries of a session from an index on, published or not.
 func (d *Desk) erasures(ctx context.Context, id record.ID, from uint64) (found []record.Found, err error) {
-	size, err := d.size(ctx)
-	if err != nil {
-		return nil, err
-	}
 	text := []byte(id.String())
-	err = d.scan(ctx, from, size, func(index uint64, b []byte) error {
+	err = d.durable(ctx, from, math.MaxUint64, func(index uint64, b []byte) error {
 		if !bytes.Contains(b, text) {
 			return nil
 		}
@@ -528,6 +522,23 @@ func (d *Desk) erasures(ctx context.Context, id record.ID, from uint64) (found [
 	})
 	return found, err
 }
+
+// published returns those of the entries that a checkpoint covers, or does before long.
+func (d *Desk) published(ctx context.Context, found []record.Found) []record.Found {
+	if len(found) == 0 {
+		return nil
+	}
+	soon, cancel := context.WithTimeout(ctx, publishWait)
+	defer cancel()
+	if _, err := record.Await(soon, d.log, found[len(found)-1].Index); err == nil {
+		return found
+	}
+	size, _ := d.size(ctx)
+	return slices.DeleteFunc(found, func(l record.Found) bool { return l.Index >= size })
+}
+
+// publishWait is how long a bundle waits for a checkpoint over the erasure of what it shows.
+const publishWait = 5 * time.Second
 
 // isErased says whether a session was erased: its first record goes first.
 func (d *Desk) isErased(ctx context.Context, chain []record.Found) (bool, error) {
@@ -587,6 +598,37 @@ func (d *Desk) scan(ctx context.Context, from, to uint64, f func(index uint64, b
 			if err := f(from, entries[from-first]); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// durable reads the entries from one index to before another, and those that are not published yet where the log shows them: a
+// log whose witnesses are away publishes nothing, and what was announced is to be finished all the same.
+func (d *Desk) durable(ctx context.Context, from, to uint64, f func(index uint64, b []byte) error) error {
+	size, err := d.size(ctx)
+	if err != nil && !errors.Is(err, tlog.ErrNotFound) {
+		return err
+	}
+	if from < size {
+		if err := d.scan(ctx, from, min(to, size), f); err != nil {
+			return err
+		}
+	}
+	t, ok := d.log.(tlog.Tailer)
+	for from = max(from, size); ok && from < to; {
+		entries, err := t.Tail(ctx, from, 0)
+		if errors.Is(err, tlog.ErrQuarantine) {
+			return nil
+		}
+		if err != nil || len(entries) == 0 {
+			return err
+		}
+		for _, b := range entries[:min(uint64(len(entries)), to-from)] {
+			if err := f(from, b); err != nil {
+				return err
+			}
+			from++
 		}
 	}
 	return nil

@@ -89,5 +89,5 @@ func (d *Desk) whole(ctx context.Context, id record.ID) ([]record.Found, error) 
 		return at, err
 	}
 	erasures, err := d.erasures(ctx, id, at[len(at)-1].Index+1)
-	return append(at, erasures...), err
+	return append(at, d.published(ctx, erasures)...), err
 }

@@ -90,7 +90,7 @@ func (r Retention) due(now time.Time) (before time.Time, any bool) {
 	for i := range r {
 		if a := r[i].EraseAfter; a.set() {
 			// A day more: counted back in months it may come out a little earlier than counted forward.
-			if t := a.before(now).AddDate(0, 0, 4); !any || t.After(before) {
+			if t := a.Before(now).AddDate(0, 0, 4); !any || t.After(before) {
 				before, any = t, true
 			}
 		}
@@ -112,7 +112,8 @@ func (a Age) After(t time.Time) time.Time {
 	return t.UTC().AddDate(a.Years, a.Months, 0).Add(time.Duration(a.Days) * 24 * time.Hour)
 }
 
-func (a Age) before(t time.Time) time.Time {
+// Before returns when something was that has that age at t, counted back.
+func (a Age) Before(t time.Time) time.Time {
 	return t.UTC().AddDate(-a.Years, -a.Months, 0).Add(-time.Duration(a.Days) * 24 * time.Hour)
 }
 

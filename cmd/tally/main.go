@@ -53,6 +53,11 @@ Hand out what is on record:
   tally unseal SESSION --identity FILE --reason TEXT
                               write what was masked as it was, for who can open it
 
+Erase what is on record:
+  tally erase SESSION... --reason TEXT --basis TEXT
+                              destroy what records hold; also by --caller and --before
+  tally retain                erase what the rules of retention want erased by now
+
 Keys and people:
   tally keys new NAME         make a key for a caller; 'tally keys' has those of logs and data
   tally login                 get a token from a gateway where people log in
@@ -74,6 +79,7 @@ func (t *tally) run(ctx context.Context, args []string) int {
 		"demo": t.demo, "serve": t.serve, "fsck": t.fsck,
 		"policy": t.policy, "approvals": t.approvals, "approve": t.approve, "deny": t.deny,
 		"export": t.export, "disclose": t.disclose, "unseal": t.unseal,
+		"erase": t.erase, "retain": t.retain,
 		"keys": t.keys, "login": t.login, "tokens": t.tokens,
 		"version": t.version,
 	}, args))

@@ -240,6 +240,48 @@ func TestReadmeReceipt(t *testing.T) {
 	verify(1, "FALSE  response-matches")
 }
 
+// The README's way to show a part of a session that was masked, followed beside the demo.
+func TestReadmeShown(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "\n## What is written down, and what is shown of it\n")
+	section, _, ok := strings.Cut(rest, "\n## ")
+	body := regexp.MustCompile(`(?m)curl .* \$GATEWAY_URL(\S+) [^']*'Content-Type: application/json' -d '(.*)'$`).FindStringSubmatch(section)
+	commands := regexp.MustCompile(`(?m)^    bin/tally(-verify)? (.*)$`).FindAllStringSubmatch(section, -1)
+	if !ok || body == nil || len(commands) < 3 {
+		t.Fatalf("the README shows a part in another way: %s", section)
+	}
+
+	p := newPlace(t)
+	p.start("--no-samples")
+	req, err := p.request(t.Context(), body[1], body[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	if resp.Body.Close(); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s, %v", resp.Status, err)
+	}
+	names := strings.NewReplacer("$SESSION", resp.Header.Get("Tallystick-Session"), "demo/policy", p.vars["POLICY"],
+		"--data demo", "--data "+p.data, "shown.bundle", filepath.Join(t.TempDir(), "shown.bundle"))
+	for i, want := range []string{"request.body\n", "", "⟦CARD:"} {
+		do := p.tally
+		if commands[i][1] != "" {
+			do = p.verify
+		}
+		if out, errs, code := do(strings.Fields(names.Replace(commands[i][2]))...); code != 0 || !strings.Contains(out, want) || strings.Contains(out, "4111") {
+			t.Errorf("%s: exit %d\n%s%s", commands[i][0], code, out, errs)
+		}
+	}
+}
+
 // A lockedBuffer is written by the process and read by the test.
 type lockedBuffer struct {
 	mu  sync.Mutex

@@ -108,7 +108,7 @@ func TestIdentityRefuses(t *testing.T) {
 	}
 }
 
-// The README's way to say who callers are is one that is read.
+// The README's way to say who callers are is one that is read, and so is what it says of retention.
 func TestREADME(t *testing.T) {
 	b, err := os.ReadFile("../../../README.md")
 	if err != nil {
@@ -130,5 +130,10 @@ func TestREADME(t *testing.T) {
 	}
 	if id := c.Gateway.Identity; len(id.Issuers) != 1 || len(id.SAML) != 1 || id.Issuers[0].Client.Secret.File != "/x/keys/okta.secret" || id.Certificates.Callers[0].Name != "batch" {
 		t.Errorf("%+v", id)
+	}
+	_, block, _ = strings.Cut(string(b), "\n    retention:\n")
+	block, _, _ = strings.Cut(block, "\n\n")
+	if c, err = Parse([]byte("retention:\n"+block+"\n"+good), "/x"); err != nil || len(c.Retention) != 3 {
+		t.Errorf("retention: %v, of\n%s", err, block)
 	}
 }

@@ -25,25 +25,6 @@ type place struct {
 	names []string
 }
 
-// places names the entries of a session; names gives those of their records' fields.
-func places(session []record.Found, names func(record.Found) ([]string, error)) ([]place, error) {
-	all := make([]place, 0, len(session))
-	n := make(map[record.Kind]int)
-	for _, f := range session {
-		p := place{index: f.Index, name: string(f.Entry.Kind)}
-		if k := f.Entry.Kind; k == record.Approval || k == record.Erasure {
-			n[k]++
-			p.name += "-" + strconv.Itoa(n[k])
-		}
-		var err error
-		if p.names, err = names(f); err != nil {
-			return nil, fmt.Errorf("entry %d: %w", f.Index, err)
-		}
-		all = append(all, p)
-	}
-	return all, nil
-}
-
 // A pick is one field of a session: by the index of its entry, and its name.
 type pick struct {
 	index uint64
@@ -112,17 +93,24 @@ func (d *Desk) look(ctx context.Context, id record.ID) ([]place, error) {
 	if err != nil {
 		return nil, fmt.Errorf("session %s: %w", id, err)
 	}
-	return places(session, func(f record.Found) ([]string, error) {
+	all := make([]place, 0, len(session))
+	n := make(map[record.Kind]int)
+	for _, f := range session {
+		p := place{index: f.Index, name: string(f.Entry.Kind)}
+		if k := f.Entry.Kind; k == record.Approval || k == record.Erasure {
+			n[k]++
+			p.name += "-" + strconv.Itoa(n[k])
+		}
 		r, err := d.record(ctx, f.Entry)
 		if err != nil && !errors.Is(err, tlog.ErrNotFound) {
-			return nil, err
+			return nil, fmt.Errorf("entry %d: %w", f.Index, err)
 		}
-		names := make([]string, len(r))
 		for i := range r {
-			names[i] = r[i].Name
+			p.names = append(p.names, r[i].Name)
 		}
-		return names, nil
-	})
+		all = append(all, p)
+	}
+	return all, nil
 }
 
 // Fields returns the full names of all fields that a session's records have, as Disclose takes them. Names are content too: that
@@ -183,8 +171,8 @@ func chooseOriginal(session []place, fields []string) (picked map[pick]bool, ful
 	return picked, full, nil
 }
 
-// disclose finds a session's fields, has choose say which to show, puts that on record, and shows them.
-func (d *Desk) disclose(ctx context.Context, who Asker, id record.ID, what string, fields []string, choose func([]place, []string) (map[pick]bool, []string, error)) ([]byte, error) {
+// disclose finds a session's fields, has which say what to show, puts that on record, and shows them.
+func (d *Desk) disclose(ctx context.Context, who Asker, id record.ID, what string, fields []string, which func([]place, []string) (map[pick]bool, []string, error)) ([]byte, error) {
 	if who.nobody() {
 		return nil, ErrNobody
 	}
@@ -192,7 +180,7 @@ func (d *Desk) disclose(ctx context.Context, who Asker, id record.ID, what strin
 	if err != nil {
 		return nil, err
 	}
-	picked, full, err := choose(session, fields)
+	picked, full, err := which(session, fields)
 	if err != nil {
 		// Whether a field is there is something as well.
 		if failed := d.admit(ctx, who, id, what+", in vain", fields[:min(len(fields), maxPatterns)]...); failed != nil {

@@ -8,6 +8,7 @@ BIN := bin
 help:
 	@echo "make run      the demo, from nothing: gateway, log and a fake model on this machine; VAULT=1: with its keys in a Vault"
 	@echo "make test     everything that must hold, in a quarter of an hour at most"
+	@echo "make peers    of that, what needs others' code: SDKs, identity providers, other witnesses and logs"
 	@echo "make build    bin/tally, bin/tally-verify, bin/tally-witness, bin/tally-bench"
 	@echo "make bench    how fast, as ratios to raw Pebble and to calling the model directly; VAULT=1: through a Vault, too"
 	@echo "make crash    kill -9 under load, 200 times (CRASHES=n)"

@@ -32,6 +32,9 @@ func (t *tally) administrator() (*vault.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Address == "" {
+		return nil, errors.New("which Vault is it? Set VAULT_ADDR, such as https://vault.example:8200, and VAULT_TOKEN to an administrator's token")
+	}
 	if home, ok := t.lookup("HOME"); ok && c.Login == (vault.Login{}) {
 		if left := filepath.Join(home, ".vault-token"); isFile(left) {
 			c.Login.Token = keys.Credential{File: left}

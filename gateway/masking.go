@@ -14,6 +14,7 @@ import (
 	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
 	"github.com/tallystick/tallystick/tlog/record/mask"
+	"github.com/tallystick/tallystick/tlog/record/original"
 )
 
 // What is masked is the record, not the traffic: the model gets what was sent and the caller what was answered, unless its route
@@ -171,22 +172,22 @@ func get1(h http.Header, name string) string {
 	return h.Get(name)
 }
 
-// maskOf finds what masks the record of a session that an earlier boot left open: the masker of its route. Where that cannot be
-// told it is that of any route that masks, so that nothing is written down that should not be.
-func (g *Gateway) maskOf(ctx context.Context, u record.Unfinished) *mask.Masker {
+// maskOf finds what masks the record of a session that an earlier boot left open, and what seals originals: those of its route. Where
+// that cannot be told the masker is that of any route that masks, so that nothing is written down that should not be.
+func (g *Gateway) maskOf(ctx context.Context, u record.Unfinished) (*mask.Masker, *original.Sealer) {
 	if g.mask == nil {
-		return nil
+		return nil, nil
 	}
 	name, err := g.routeOf(ctx, u)
 	if err != nil {
-		return g.mask
+		return g.mask, nil
 	}
 	for i := range g.routes {
 		if r := g.routes[i].route; r.Name == name {
-			return r.Mask
+			return r.Mask, r.Originals
 		}
 	}
-	return g.mask
+	return g.mask, nil
 }
 
 // routeOf reads from its request which route a session took.

@@ -151,11 +151,39 @@ func (s seer) Judge(f *Facts) Judgement { s.seen <- *f; return Judgement{Verdict
 // What a gateway that died had passed on is masked by the next one.
 func TestMaskedRemnants(t *testing.T) {
 	t.Parallel()
-	w, readers, bodies := crash(t, nil, masking(t))
+	identity, configured := sealing(t)
+	w, readers, bodies := crash(t, nil, configured)
 	all := w.closed(len(readers) + bodies)
 	_, r := all[mustID(t, readers[0].session)].last()
 	if body := get(r, record.FieldBody); !strings.Contains(readers[0].seen(), `" 4444"`) || strings.Contains(body, `" 4444"`) || !strings.Contains(body, "⟦CARD:") {
 		t.Errorf("the caller saw %q, and on record is %q", readers[0].seen(), body)
+	}
+	if exact, err := identity.Open([]byte(get(r, record.FieldOriginal+record.FieldBody))); err != nil || !strings.HasPrefix(string(exact), readers[0].seen()) {
+		t.Errorf("the caller saw %q, and sealed is %q: %v", readers[0].seen(), exact, err)
+	}
+}
+
+// sealing masks every route, and seals originals to whoever has the identity.
+func sealing(t *testing.T) (original.Identity, func(*Config)) {
+	t.Helper()
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealer, err := original.NewSealer([]string{id.Recipient().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity, err := original.ParseIdentity(strings.NewReader(id.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	masks := masking(t)
+	return identity, func(c *Config) {
+		masks(c)
+		for i := range c.Routes {
+			c.Routes[i].Originals = sealer
+		}
 	}
 }
 
@@ -216,24 +244,8 @@ func TestMaskedAnswers(t *testing.T) {
 // Where it is wanted, what was masked is beside the mask, for whoever has the identity and nobody else; and nothing that was not.
 func TestOriginals(t *testing.T) {
 	t.Parallel()
-	id, err := age.GenerateX25519Identity()
-	if err != nil {
-		t.Fatal(err)
-	}
-	sealer, err := original.NewSealer([]string{id.Recipient().String()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newWorld(t, func(c *Config) {
-		masking(t)(c)
-		for i := range c.Routes {
-			c.Routes[i].Originals = sealer
-		}
-	})
-	identity, err := original.ParseIdentity(strings.NewReader(id.String()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	identity, configured := sealing(t)
+	w := newWorld(t, configured)
 	for _, stream := range []bool{false, true} {
 		body := chat("/say pay "+cardInAnswer+" today", stream)
 		resp := w.post("/v1/chat/completions", body)

@@ -123,7 +123,8 @@ func (g *Gateway) interrupted(ctx context.Context, u record.Unfinished, kept rem
 		what = fmt.Sprintf("%d bytes of the answer in %d pieces, journaled before they were passed on", len(m.body), m.pieces)
 		r.Add(record.FieldStatus, strconv.AppendInt(nil, int64(m.status), 10))
 		header, body, events := m.header, m.body, append(m.table, ']')
-		if masker := g.maskOf(ctx, u); masker != nil {
+		masker, originals := g.maskOf(ctx, u)
+		if masker != nil {
 			var found mask.Findings
 			kind, coding := headOf(header)
 			header, body, events, found = maskAnswer(masker, header, kind, coding, body, events)
@@ -134,6 +135,9 @@ func (g *Gateway) interrupted(ctx context.Context, u record.Unfinished, kept rem
 			r.Add(record.FieldEvents, events)
 		}
 		r.Add(record.FieldBody, body)
+		if err := errors.Join(originals.Add(&r, record.FieldHeaders, m.header), originals.Add(&r, record.FieldBody, m.body)); err != nil {
+			g.log.Error("an original could not be sealed, and is not kept", "session", u.Session, "err", err)
+		}
 	}
 	if kept.damaged || m != nil && m.torn {
 		what += "; the journal is damaged: more may have been passed on than can be read"

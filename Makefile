@@ -3,7 +3,7 @@
 GO ?= go
 BIN := bin
 
-.PHONY: help build run test crash vault fuzz bench race lint clean peers
+.PHONY: help build run test crash vault masks fuzz bench race lint clean peers
 
 help:
 	@echo "make run      the demo, from nothing: gateway, log and a fake model on this machine; VAULT=1: with its keys in a Vault"
@@ -13,6 +13,7 @@ help:
 	@echo "make bench    how fast, as ratios to raw Pebble and to calling the model directly; VAULT=1: through a Vault, too"
 	@echo "make crash    kill -9 under load, 200 times (CRASHES=n)"
 	@echo "make vault    keys, anchors and log-ins against HashiCorp Vault itself, which is built once (a quarter of an hour)"
+	@echo "make masks    every value that must be masked, in every spelling, split into three events everywhere (some minutes)"
 	@echo "make fuzz     every fuzz target for a while (FUZZTIME=30s)"
 	@echo "make race     the tests under the race detector (needs a C compiler)"
 	@echo "make lint     gofmt, vet, and govulncheck where its database can be reached"
@@ -59,6 +60,9 @@ crash:
 vault:
 	@$(VAULTBIN) (cd keys/peers && VAULT=$$bin $(GO) test -tags vault -count=1 -timeout 30m ./...) && \
 	  cd gateway/peers/openid && VAULT=$$bin $(GO) test -tags vault -count=1 -timeout 30m ./...
+
+masks:
+	MASKS=1 $(GO) test -count=1 -timeout 60m -v -run TestBypassesSplit ./tlog/record/mask
 
 fuzz:
 	@$(GO) list ./... | while read p; do \

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -233,7 +234,7 @@ func (w wire) check(t *testing.T, m *mask.Masker, pieces []string, want, secret 
 	if w.said != nil && len(again) == 0 {
 		t.Fatalf("%s: nothing is said again: this test sees nothing", w.name)
 	}
-	if part := leak(strings.ReplaceAll(string(masked), "response.completed", ""), secret); part != "" {
+	if part := masktest.Leak(bytes.ReplaceAll(masked, []byte("response.completed"), nil), secret, 5); part != "" {
 		t.Fatalf("%s: %q leaks %q:\n%s", w.name, pieces, part, masked)
 	}
 	var was, is [][2]int
@@ -261,29 +262,20 @@ func (w wire) check(t *testing.T, m *mask.Masker, pieces []string, want, secret 
 	}
 }
 
-// leak returns five characters of the secret that stand in the text.
-func leak(text, secret string) string {
-	for i := 0; i+5 <= len(secret); i++ {
-		if strings.Contains(text, secret[i:i+5]) && !strings.Contains("11111", secret[i:i+5]) {
-			return secret[i : i+5]
-		}
-	}
-	if strings.Contains(text, secret) {
-		return secret
-	}
-	return ""
-}
+// thorough names the variable that makes TestBypassesSplit try every split into three, which takes minutes.
+const thorough = "MASKS"
 
 // What must be masked is, split into two events anywhere, into three in many places, and into events of one character to
-// thirty-two.
+// thirty-two; and what comes out is what masking the whole gives.
 func TestBypassesSplit(t *testing.T) {
 	m := masker(t, mask.Config{})
 	cases, err := masktest.Bypasses()
 	if err != nil {
 		t.Fatal(err)
 	}
+	all := os.Getenv(thorough) != ""
 	rng := rand.New(rand.NewPCG(1, 2))
-	must := 0
+	must, twos, threes, sizes := 0, 0, 0, 0
 	for _, c := range cases {
 		out, f := m.Text(nil, []byte(c.Text))
 		if !c.MustMask {
@@ -297,38 +289,43 @@ func TestBypassesSplit(t *testing.T) {
 			t.Errorf("%s: %v in %q", c.ID, f, c.Text)
 			continue
 		}
-		if part := leak(string(out), c.Secret); part != "" {
+		if part := masktest.Leak(out, c.Secret, 5); part != "" {
 			t.Errorf("%s: %q leaks %q", c.ID, out, part)
 		}
 		if kind := map[string]mask.Kind{"email": mask.Email, "card": mask.Card, "ssn": "US_SSN"}[c.Kind]; kind != "" && f.Count(kind) != 1 {
 			t.Errorf("%s: %v", c.ID, f)
 		}
 		runes := []rune(c.Text)
-		for k, w := range wires {
+		for _, w := range wires {
 			if w.name == "text" && strings.ContainsAny(c.Text, "\n\r") {
 				continue // a line of an event cannot say it
 			}
-			every := 1
-			if k > 0 && !slices.Contains([]string{"responses text", "messages text", "messages input", "text"}, w.name) {
-				every = 5 // the same code, with other names
+			three := func(i, j int) {
+				w.check(t, m, []string{string(runes[:i]), string(runes[i:j]), string(runes[j:])}, string(out), c.Secret)
+				threes++
 			}
-			for i := 1; i < len(runes); i += every {
+			for i := 1; i < len(runes); i++ {
 				w.check(t, m, []string{string(runes[:i]), string(runes[i:])}, string(out), c.Secret)
+				twos++
+				for j := i + 1; all && j < len(runes); j++ {
+					three(i, j)
+				}
 			}
 			for range 8 {
 				i := 1 + rng.IntN(len(runes)-1)
-				j := i + rng.IntN(len(runes)-i)
-				w.check(t, m, []string{string(runes[:i]), string(runes[i:j]), string(runes[j:])}, string(out), c.Secret)
+				three(i, i+rng.IntN(len(runes)-i))
 			}
-			for n := 1; n <= 32; n += every {
+			for n := 1; n <= 32; n++ {
 				var pieces []string
 				for p := range slices.Chunk(runes, n) {
 					pieces = append(pieces, string(p))
 				}
 				w.check(t, m, pieces, string(out), c.Secret)
+				sizes++
 			}
 		}
 	}
+	t.Logf("%d cases over %d wires: %d splits into two, %d into three, %d sizes of events", must, len(wires), twos, threes, sizes)
 	if must < 40 {
 		t.Errorf("%d cases: this test sees nothing", must)
 	}

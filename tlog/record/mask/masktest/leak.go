@@ -1,0 +1,114 @@
+package masktest
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+)
+
+// Leak returns n bytes of a value, or all of a shorter one, that stand in a text, and nothing if none do.
+func Leak(text []byte, value string, n int) string {
+	for i := 0; i == 0 || i+n <= len(value); i++ {
+		if part := value[i:min(i+n, len(value))]; part != "" && bytes.Contains(text, []byte(part)) {
+			return part
+		}
+	}
+	return ""
+}
+
+// Leaks looks for values, and for parts of them, in whatever somebody can read: in records, bundles, files and logs. Safe for
+// concurrent use.
+type Leaks struct {
+	parts map[string]string // of partBytes: what of
+	whole map[string]string
+}
+
+// partBytes is as short as it can be without being found by chance in megabytes of hashes.
+const partBytes = 10
+
+// NewLeaks looks for the values of the cases as they are, as the cases spell them, by their digits alone, and as JSON, URLs, HTML,
+// base64 and hexadecimal digits spell them. Cases that nobody promises to mask are not looked for.
+func NewLeaks(cases []Bypass) *Leaks {
+	l := &Leaks{parts: make(map[string]string), whole: make(map[string]string)}
+	for _, c := range cases {
+		if !c.MustMask {
+			continue
+		}
+		for _, s := range []string{c.Secret, c.Text} {
+			l.add(c.ID, s)
+			l.add(c.ID+" in a URL", url.QueryEscape(s))
+			l.add(c.ID+" in JSON", escaped(s, `\u%04x`))
+			l.add(c.ID+" in HTML", escaped(s, "&#%d;"))
+			var percent strings.Builder
+			for i := range len(s) {
+				fmt.Fprintf(&percent, "%%%02X", s[i])
+			}
+			l.add(c.ID+" in percents", percent.String())
+			for i := range min(3, len(s)) { // three bytes are four characters: the value may begin at any of the three
+				b := base64.RawStdEncoding.EncodeToString([]byte(s[i:]))
+				b = b[:len(b)-2] // and what follows it has a part in the last ones
+				l.add(c.ID+" in base64", b)
+				l.add(c.ID+" in base64 of URLs", strings.NewReplacer("+", "-", "/", "_").Replace(b))
+			}
+			l.whole[hex.EncodeToString([]byte(s))] = c.ID + " in hexadecimal digits"
+			l.whole[strings.ToUpper(hex.EncodeToString([]byte(s)))] = c.ID + " in hexadecimal digits"
+		}
+		digits := strings.Map(func(r rune) rune {
+			if '0' <= r && r <= '9' {
+				return r
+			}
+			return -1
+		}, c.Secret)
+		if len(digits) >= partBytes-1 {
+			l.add(c.ID+" by its digits", digits)
+		}
+	}
+	return l
+}
+
+func escaped(s, format string) string {
+	var b strings.Builder
+	for _, r := range s {
+		fmt.Fprintf(&b, format, r)
+	}
+	return b.String()
+}
+
+func (l *Leaks) add(name, s string) {
+	if len(s) < partBytes {
+		l.whole[s] = name
+		return
+	}
+	for i := 0; i+partBytes <= len(s); i++ {
+		if p := s[i : i+partBytes]; l.parts[p] == "" {
+			l.parts[p] = name
+		}
+	}
+}
+
+// In returns what of the values stands in a text, with what is around it, or nothing.
+func (l *Leaks) In(text []byte) string {
+	for i := 0; i+partBytes <= len(text); i++ {
+		if name, ok := l.parts[string(text[i:i+partBytes])]; ok {
+			return around(text, i, name)
+		}
+	}
+	for s, name := range l.whole {
+		if i := bytes.Index(text, []byte(s)); i >= 0 {
+			return around(text, i, name)
+		}
+	}
+	return ""
+}
+
+func around(text []byte, i int, name string) string {
+	from, to := max(0, i-100), min(len(text), i+100)
+	for from < i && !utf8.RuneStart(text[from]) {
+		from++
+	}
+	return fmt.Sprintf("%s: …%q…", name, text[from:to])
+}

@@ -167,7 +167,9 @@ type Vault struct {
 	Login      VaultLogin `yaml:"login"`
 }
 
-// VaultLogin has exactly one way to log in. Secrets are read anew at each log-in.
+// VaultLogin has exactly one way to log in: token: {file: PATH}; approle: {role_id: ID, secret_id: {file: PATH}};
+// kubernetes: {role: NAME}; jwt: {role: NAME, token: {file: PATH}}; or cert: {role: NAME}, with client_cert and client_key
+// beside login. Secrets are read anew at each log-in.
 type VaultLogin struct {
 	Token   keys.Credential `yaml:"token"`
 	AppRole *struct {

@@ -50,6 +50,11 @@ type Tokens struct {
 }
 
 // Issuer is somebody whose tokens are believed (JSON Web Tokens of OpenID Connect), and what they must be like.
+//
+// Vault can be one, at https://vault.example:8200/v1/identity/oidc/provider/NAME. The client then asks for its scopes,
+// scopes: [email, groups], and the template of its scope for e-mail says "email_verified": true too: an address that is not
+// verified counts for nothing. Who was disabled there logs in no more, but has what was given before until that ends or is
+// revoked.
 type Issuer struct {
 	// Name begins the names of the issuer's principals, before a colon. It is never changed: records know people by it.
 	Name string `yaml:"name"`

@@ -324,6 +324,52 @@ func TestRetention(t *testing.T) {
 	p.stop()
 }
 
+// The README's way to erase, followed beside the demo, and its rules, which the configuration takes.
+func TestReadmeErasing(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "\n## Erasing\n")
+	section, _, _ := strings.Cut(rest, "\n## ")
+	commands := regexp.MustCompile(`(?m)^    bin/tally (erase .*)$`).FindAllStringSubmatch(section, -1)
+	_, yaml, ok := strings.Cut(section, "\n    retention:\n")
+	yaml, _, _ = strings.Cut(yaml, "\n\n")
+	if len(commands) != 2 || !ok {
+		t.Fatalf("the README erases in another way: %s", section)
+	}
+	p := newPlace(t)
+	p.start("--no-samples")
+	session, _, err := p.chat(http.DefaultClient, "hello", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, errs, code := p.tally("export", session, "--data", p.data, "-o", "-"); code != 0 {
+		t.Fatalf("export: exit %d: %s", code, errs)
+	}
+	for i, c := range commands {
+		var args []string
+		for n, part := range strings.Split(c[1], `"`) {
+			if n%2 == 1 {
+				args = append(args, part)
+				continue
+			}
+			args = append(args, strings.Fields(strings.NewReplacer("$SESSION", session, "--data demo", "--data "+p.data).Replace(part))...)
+		}
+		if out, errs, code := p.tally(args...); code != 0 || strings.Contains(out, audit.Erased) != (i == 1) {
+			t.Errorf("%q: exit %d\n%s%s", args, code, out, errs)
+		}
+	}
+	p.stop()
+	whole := "log: local:log\norigin: log.example/x\nkey: k\nanchor: dir:a\nlisten: :0\ndata_keys: {dir: r, kek: k}\ngateway:\n  id: gw-1\n  listen: :0\n  journal: j\n" +
+		"  callers: [{name: alice, sha256: \"00\"}]\n  routes: [{name: openai, api: openai, upstream: \"https://api.openai.com\"}]\nretention:\n" + regexp.MustCompile(`(?m)^    `).ReplaceAllString(yaml, "") + "\n"
+	c, err := config.Parse([]byte(whole), ".")
+	if err != nil || len(c.Retention) != 3 || c.Retention[2].Hold == "" {
+		t.Errorf("%v\n%s", err, whole)
+	}
+}
+
 func TestEraseUsage(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)

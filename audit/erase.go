@@ -85,7 +85,7 @@ type eraser struct {
 //
 // For each session the order is the whole of its safety:
 //
-//  1. look          all payloads open with keys that are ours, and no rule forbids it
+//  1. look          all payloads open with keys that are ours, no rule forbids it, and the log lets us discard
 //  2. announce      the erasure entry is durable, with who, why and on what ground
 //  3. data keys     nobody opens the payloads any more, wherever copies lie
 //  4. derived data
@@ -193,6 +193,7 @@ type erasing struct {
 	try   bool
 	each  func(Fate) error
 	now   time.Time // by which rules are judged
+	may   bool      // the log lets the desk discard payloads
 }
 
 // session erases one session, which has ended.
@@ -278,6 +279,12 @@ func (e *erasing) erase(ctx context.Context, chain []record.Found) (f Fate, err 
 	if e.try {
 		f.Fate = Would
 		return f, nil
+	}
+	if !e.may { // asked with a digest that no payload has
+		if err := d.log.Discard(ctx, tlog.Hash{}); err != nil {
+			return f, fmt.Errorf("the log lets nothing be discarded, so nothing was erased: %w", err)
+		}
+		e.may = true
 	}
 	// From here on nobody who goes away leaves it half done.
 	ctx = context.WithoutCancel(ctx)
@@ -498,7 +505,7 @@ func (d *Desk) Run(ctx context.Context, at Mark, failed func(error)) error {
 // ErrNoPurge says that the log's files are in another process, which takes what was discarded off its disk in its own time.
 var ErrNoPurge = errors.New("audit: the log is in another process, which purges its disk by itself")
 
-// Purge takes what was erased off the log's disk now.
+// Purge takes what was erased off the log's disk now, or says ErrNoPurge.
 func (d *Desk) Purge(ctx context.Context) error {
 	p, ok := d.log.(interface{ Purge(context.Context) error })
 	if !ok {
@@ -643,6 +650,9 @@ var errEnough = errors.New("enough")
 // any.
 func (d *Desk) ended(ctx context.Context, before time.Time, f func(chain []record.Found) error) error {
 	size, err := d.size(ctx)
+	if errors.Is(err, tlog.ErrNotFound) {
+		return nil // nothing is published yet
+	}
 	if err != nil {
 		return err
 	}

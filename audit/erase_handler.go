@@ -94,7 +94,7 @@ func (d *Desk) orders(handle func(pattern string, do func(w http.ResponseWriter,
 				err = d.Purge(req.Context())
 				last.Purged = err == nil
 			}
-			if err != nil {
+			if err != nil && !errors.Is(err, ErrNoPurge) {
 				last.Error = err.Error()
 			}
 			return line(last)

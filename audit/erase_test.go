@@ -430,7 +430,7 @@ func (m *memMark) Save(n uint64) error   { m.n = n; return nil }
 // At every step of an erasure something fails, or the process dies, with the step done or not. The next life, and whoever orders it
 // again, finishes what is on record; and what is not on record is touched.
 func TestEraseFaults(t *testing.T) {
-	steps := []string{"append", "key", "key", "key", "key", "derived", "discard", "discard", "discard", "discard"}
+	steps := []string{"discard", "append", "key", "key", "key", "key", "derived", "discard", "discard", "discard", "discard"}
 	for at := range len(steps) + 1 {
 		for _, c := range []struct {
 			name       string
@@ -533,7 +533,7 @@ func TestEraseRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.published()
-	f := &fateful{at: 2} // the second key
+	f := &fateful{at: 1} // the first key
 	desk, err := NewDesk(w.log, fatefulKeys{w.keys, f}, w.writer("next.desk"))
 	if err != nil {
 		t.Fatal(err)

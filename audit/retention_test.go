@@ -336,6 +336,18 @@ func TestOrders(t *testing.T) {
 	if files.purged != 2 || w.gone(ids[2]) {
 		t.Errorf("purged %d times", files.purged)
 	}
+	files.err = ErrNoPurge
+	var b bytes.Buffer
+	req := httptest.NewRequest(http.MethodPost, Prefix+"retain", strings.NewReader(`{"purge":true}`))
+	req.Header.Set("Authorization", "Bearer "+token)
+	req.Header.Set("Tallystick-Actor", "ann")
+	req.Header.Set("Tallystick-Reason", "a test")
+	resp := httptest.NewRecorder()
+	resp.Body = &b
+	srv.Config.Handler.ServeHTTP(resp, req)
+	if b.String() != `{"done":true}`+"\n" {
+		t.Errorf("of a log that is elsewhere: %s", b.String())
+	}
 	if err := (&Desk{log: w.log}).Purge(t.Context()); !errors.Is(err, ErrNoPurge) {
 		t.Errorf("of a log without files: %v", err)
 	}

@@ -219,8 +219,9 @@ func (t *tally) carryOut(ctx context.Context, s *source, who audit.Asker, name s
 		}
 		if o.Purge && !o.Try {
 			err := desk.Purge(ctx)
-			purged = err == nil
-			return err
+			if purged = err == nil; !errors.Is(err, audit.ErrNoPurge) {
+				return err
+			}
 		}
 		return nil
 	})

@@ -9,12 +9,14 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -322,6 +324,80 @@ func TestRetention(t *testing.T) {
 	p.start("--no-samples")
 	await(t, "the erasures are published", func() bool { return p.kinds()[record.Erasure] == 2 })
 	p.stop()
+}
+
+// The process is killed at random while it erases. After the next start every session is there whole, and nothing of its erasure is
+// on record, or gone for good, and on record; and the order is carried out when it is given again.
+func TestKilledErasing(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	for round := range 3 {
+		p.start("--no-samples")
+		var calls sync.WaitGroup
+		for range 12 {
+			calls.Go(func() {
+				if _, _, err := p.chat(http.DefaultClient, "what is to be erased", false); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		calls.Wait()
+		order := []string{"erase", "--data", p.data, "--before", "0d", "--reason", "r", "--basis", "b"}
+		published := func() (n int) {
+			for _, o := range p.outcomes() {
+				if o == record.Complete {
+					n++
+				}
+			}
+			return n
+		}
+		if first, _, err := p.chat(http.DefaultClient, "the last", false); err != nil {
+			t.Fatal(err)
+		} else if _, errs, code := p.tally("export", first, "--data", p.data, "-o", "-"); code != 0 {
+			t.Fatal(errs)
+		}
+		if n := published(); n != 13*(round+1) {
+			t.Fatalf("%d sessions are published", n)
+		}
+		c := p.command(order...)
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(5+rand.IntN(60)) * time.Millisecond) // somewhere in it
+		p.kill()
+		c.Process.Kill()
+		c.Wait()
+
+		p.start("--no-samples")
+		// What is recovered: every session that stands in an erasure entry, and no other, is gone.
+		var announced map[record.ID]bool
+		await(t, "the erasures are finished", func() bool {
+			announced = make(map[record.ID]bool)
+			p.entries(func(e record.Entry) {
+				if e.Kind == record.Erasure {
+					announced[e.Session] = true
+				}
+			})
+			out, errs, code := p.tally(append(order, "--dry-run", "--json")...)
+			if code != 0 {
+				t.Fatal(errs)
+			}
+			for id := range announced {
+				if strings.Contains(out, `{"session":"`+id.String()+`","fate":"`+audit.Would) {
+					return false
+				}
+			}
+			return strings.Count(out, `"fate":"`+audit.Already) == len(announced)
+		})
+		t.Logf("killed after %d erasures", len(announced)-13*round)
+		if out, errs, code := p.tally(append(order, "--now")...); code != 0 || strings.Count(out, audit.Erased+"  ") != 13*(round+1)-len(announced) {
+			t.Errorf("exit %d\n%s%s", code, out, errs)
+		}
+		p.stop()
+		if _, errs, code := p.tally("fsck", "--data", p.data); code != 0 {
+			t.Error(errs)
+		}
+	}
 }
 
 // The README's way to erase, followed beside the demo, and its rules, which the configuration takes.

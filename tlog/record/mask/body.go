@@ -98,6 +98,12 @@ func (s *scratch) json(body []byte, from, to int) {
 		s.text(body, from, to, from, true)
 		return
 	}
+	s.document(body)
+}
+
+// document masks the JSON that was parsed last.
+func (s *scratch) document(body []byte) {
+	d := &s.doc
 	var tokens []*channel
 	for i := range d.nodes {
 		n := &d.nodes[i]
@@ -245,16 +251,26 @@ func (s *scratch) body(contentType string, body []byte, from, to, context int) {
 	}
 }
 
+// jsonLines masks body[from:to] as lines of JSON. Lines that are none are text, as many as stand together: a value may be torn by
+// the end of a line.
 func (s *scratch) jsonLines(body []byte, from, to int) {
+	text := from // up to at
 	for at := from; at < to; {
 		end := to
 		if n := bytes.IndexByte(body[at:to], '\n'); n >= 0 {
 			end = at + n
 		}
-		if len(bytes.TrimSpace(body[at:end])) > 0 {
-			s.json(body, at, end)
+		if s.doc.parse(body, at, end) == nil {
+			if text < at {
+				s.text(body, text, at, text, true)
+			}
+			s.document(body)
+			text = end
 		}
 		at = end + 1
+	}
+	if text < to {
+		s.text(body, text, to, text, true)
 	}
 }
 

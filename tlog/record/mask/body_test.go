@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tallystick/tallystick/tlog/record/mask"
+	"github.com/tallystick/tallystick/tlog/record/mask/masktest"
 )
 
 // JSON stays JSON: masks stand in strings, in the place of numbers as strings, in names, and in JSON within strings.
@@ -54,6 +55,35 @@ func TestJSON(t *testing.T) {
 	for _, s := range []string{`{"a":"jane@example.com"`, `{"a":jane@example.com}`, `jane@example.com`, `{"a":"jane@example.com"}{"b":1}`} {
 		if out, f := m.JSON(nil, []byte(s)); f.Count(mask.Email) != 1 || bytes.Contains(out, []byte("jane")) {
 			t.Errorf("%s became %s", s, out)
+		}
+	}
+}
+
+// What must be masked is, among words, in JSON that breaks off, and beside lines of JSON.
+func TestBypassesAmongOthers(t *testing.T) {
+	m := masker(t, mask.Config{})
+	cases, err := masktest.Bypasses()
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaks := masktest.NewLeaks(cases)
+	for _, c := range cases {
+		if !c.MustMask {
+			continue
+		}
+		for _, s := range []string{"Remember %s for me", "(%s)", "token=%s", "token=%s\nthank you", "1. %s\n2. another", `{"messages":"%s`, "{\"messages\":\n\"%s\"", "{\"a\":1}\n%s\n{\"b\":2}\n", "{\"a\":1}\n\n%s"} {
+			in := fmt.Sprintf(s, c.Text)
+			for _, kind := range []string{"application/json", "text/plain", "application/jsonl"} {
+				out, f := m.Body(nil, kind, []byte(in))
+				if found := leaks.In(out); found != "" || len(f) == 0 {
+					t.Errorf("%s: %q became %q: %s", kind, in, out, found)
+				}
+				// What is beside it is left: but where a short value is set to a name, it takes a word of the next line with it.
+				if strings.HasPrefix(in, "{\"a\":1}\n") && !bytes.HasPrefix(out, []byte("{\"a\":1}\n")) || strings.HasSuffix(in, "\n{\"b\":2}\n") && !bytes.HasSuffix(out, []byte("\n{\"b\":2}\n")) ||
+					c.Kind != "ssn" && strings.HasSuffix(in, "\nthank you") && !bytes.HasSuffix(out, []byte("\nthank you")) {
+					t.Errorf("%s: %q became %q", kind, in, out)
+				}
+			}
 		}
 	}
 }

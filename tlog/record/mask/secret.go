@@ -108,8 +108,8 @@ func (v *view) secret(from, to int) int {
 			}
 		}
 	}
-	if end == 0 && len(hits) > 0 {
-		end = v.cut(from, to, hits)
+	if len(hits) > 0 && (end == 0 || end >= to) { // what a name makes a secret may be the first half of a key
+		end = max(end, v.cut(from, to, hits))
 	}
 	return end
 }
@@ -185,29 +185,40 @@ func (v *view) assigned(from, to int) bool {
 // cut tries rules on the run [from, to) with what goes on in the next line, or began in the line before.
 func (v *view) cut(from, to int, hits []hit) int {
 	b := v.b
-	left, right := from, to
-	at, gap := from, 0
 	if to < len(b) && (b[to] == '\n' || b[to] == '\r') {
-		at = to
-		gap = 1
+		gap := 1
 		if b[to] == '\r' && to+1 < len(b) && b[to+1] == '\n' {
 			gap = 2
 		}
-		for right = to + gap; right < len(b) && right-to < 256 && is(b[right], isDense); right++ {
+		right := to + gap
+		for right < len(b) && right-to < 256 && is(b[right], isDense) {
+			right++
+		}
+		if end := v.across(from, to, gap, right, hits); end > 0 {
+			return end
 		}
 	}
-	if right <= to+gap && from > v.done && b[from-1] == '\n' {
-		gap = 1
+	if from > v.done && b[from-1] == '\n' {
+		gap := 1
 		if from-1 > v.done && b[from-2] == '\r' {
 			gap = 2
 		}
-		at, right = from-gap, to
-		for left = at; left > v.done && at-left < 256 && is(b[left-1], isDense); left-- {
+		left := from - gap
+		for left > v.done && from-gap-left < 256 && is(b[left-1], isDense) {
+			left--
 		}
+		return v.across(left, from-gap, gap, to, hits)
 	}
-	if gap == 0 || left == at || right == at+gap {
+	return 0
+}
+
+// across tries rules on [left, right) without the end of a line that stands at at and has gap bytes, where what is before it is
+// not enough for them.
+func (v *view) across(left, at, gap, right int, hits []hit) int {
+	if left == at || right <= at+gap {
 		return 0
 	}
+	b := v.b
 	v.spare = append(append(v.spare[:0], b[left:at]...), b[at+gap:right]...)
 	joined, end := v.spare, 0
 	v.tried = v.tried[:0]
@@ -218,7 +229,7 @@ func (v *view) cut(from, to int, hits []hit) int {
 				continue
 			}
 			v.tried = append(v.tried, k.rule)
-			if m := rule.expr.FindSubmatchIndex(joined); m != nil {
+			if m := rule.expr.FindSubmatchIndex(joined); m != nil && !rule.expr.Match(joined[:at-left]) {
 				f, t := secretIn(m, rule.group, rule.names)
 				if f < at-left && t > at-left && !v.allowed(rule, joined, f, t, m[0], m[1]) {
 					v.form = append(v.form[:0], joined[f:t]...)

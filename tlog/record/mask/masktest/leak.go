@@ -40,7 +40,8 @@ func NewLeaks(cases []Bypass) *Leaks {
 		}
 		for _, s := range []string{c.Secret, c.Text} {
 			l.add(c.ID, s)
-			l.add(c.ID+" in a URL", url.QueryEscape(s))
+			l.add(c.ID+" in a query", url.QueryEscape(s))
+			l.add(c.ID+" in a path", url.PathEscape(s))
 			l.add(c.ID+" in JSON", escaped(s, `\u%04x`))
 			l.add(c.ID+" in HTML", escaped(s, "&#%d;"))
 			var percent strings.Builder

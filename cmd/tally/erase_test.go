@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -324,6 +325,57 @@ func TestRetention(t *testing.T) {
 	p.start("--no-samples")
 	await(t, "the erasures are published", func() bool { return p.kinds()[record.Erasure] == 2 })
 	p.stop()
+}
+
+// What runs applies the rules on schedule, and goes by other rules when it is told to read its file again.
+func TestRetainsOnSchedule(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	p.start("--no-samples")
+	var ids []string
+	for range 2 {
+		id, _, err := p.chat(http.DefaultClient, "hello", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, errs, code := p.tally("export", id, "--data", p.data, "-o", "-"); code != 0 {
+			t.Fatalf("export: exit %d: %s", code, errs)
+		}
+		ids = append(ids, id)
+	}
+	p.stop()
+	text, err := os.ReadFile(filepath.Join(p.data, configFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := filepath.Join(p.data, "retention.yaml")
+	write := func(retention string) {
+		t.Helper()
+		if err := os.WriteFile(rules, append(slices.Clone(text), retention...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("\nretain_every: 50ms\nretention:\n  - {name: case, sessions: [" + ids[0] + "], hold: case 17}\n  - {name: all, erase_after: 0d}\n")
+	out := &lockedBuffer{}
+	p.cmd = p.command("serve", "--config", rules)
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	erased := func() int { return strings.Count(out.String(), "msg=retention erased=1") }
+	await(t, "the one that is not held is erased", func() bool { return erased() == 1 })
+	time.Sleep(300 * time.Millisecond) // in which the other could be, wrongly
+	if erased() != 1 {
+		t.Errorf("a hold held nothing:\n%s", out)
+	}
+	write("\nretain_every: 50ms\nretention:\n  - {name: all, erase_after: 0d}\n")
+	p.cmd.Process.Signal(syscall.SIGHUP)
+	await(t, "the hold is off and the other is erased", func() bool { return erased() == 2 })
+	p.kill() // in order it would wait for its witness, which ended with the demo
+	said, errs, code := p.tally("erase", "--config", rules, "--before", "0d", "--dry-run", "--reason", "r", "--basis", "b")
+	if code != 0 || strings.Count(said, audit.Already) != 2 {
+		t.Errorf("exit %d\n%s%s", code, said, errs)
+	}
 }
 
 // The process is killed at random while it erases. After the next start every session is there whole, and nothing of its erasure is

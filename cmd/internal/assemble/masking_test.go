@@ -124,3 +124,46 @@ func TestMaskers(t *testing.T) {
 		}
 	}
 }
+
+// The README's sets of rules are ones that mask as it says.
+func TestREADMEMasking(t *testing.T) {
+	b, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(b), "\n    gateway:\n      masking:\n        key:")
+	block, _, ok := strings.Cut("      masking:\n        key:"+block, "\n\n")
+	if !ok {
+		t.Fatal("the README does not say any more how to mask")
+	}
+	head, _, _ := strings.Cut(maskedConfig, "  masking:\n")
+	var text strings.Builder
+	fmt.Fprintf(&text, head, strings.Repeat("0", 64))
+	for line := range strings.SplitSeq(block, "\n") {
+		text.WriteString(strings.TrimPrefix(line, "    ") + "\n")
+	}
+	dir := t.TempDir()
+	c, err := config.Parse([]byte(text.String()), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := CreateMaskKey(filepath.Join(dir, "keys", "mask.key")); err != nil {
+		t.Fatal(err)
+	}
+	masks, err := readMaskers(c, NewKeyring(c, Env{LookupEnv: os.LookupEnv}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const said = "4111 1111 1111 1111, a@b.example, ada lovelace, TCK-123456, 203.0.113.7, cvv 123"
+	for i, want := range [][2][]string{
+		{{"⟦CARD:…1111⟧", "⟦EMAIL⟧", "⟦PERSON:", "⟦TICKET:", "203.0.113.7", "⟦CVV⟧"}, {"4111 ", "a@b", "lovelace", "123456"}},
+		{{"⟦CARD:", "a@b.example", "ada lovelace", "TCK-123456", "⟦CVV⟧"}, {"1111"}},
+	} {
+		r := &c.Gateway.Routes[i]
+		out, _ := masks.of(r).mask.Text(nil, []byte(said))
+		if slices.ContainsFunc(want[0], func(s string) bool { return !strings.Contains(string(out), s) }) ||
+			slices.ContainsFunc(want[1], func(s string) bool { return strings.Contains(string(out), s) }) || r.Live != (i == 1) {
+			t.Errorf("%s, live %v: %s", r.Name, r.Live, out)
+		}
+	}
+}

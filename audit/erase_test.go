@@ -560,13 +560,72 @@ func TestEraseRun(t *testing.T) {
 	if err := <-ended; err != nil || mark.n == 0 {
 		t.Errorf("%v; the mark is %d", err, mark.n)
 	}
-	// Later ones begin at the mark, and a mark of another log is not believed.
-	for _, n := range []uint64{mark.n, 1 << 40} {
-		mark.n = n
-		if err := desk.Recover(t.Context(), mark); err != nil || mark.n == 1<<40 {
-			t.Errorf("%v; the mark is %d", err, mark.n)
+	// A mark of another log is not believed.
+	late := w.session(record.NewID(time.Now()))
+	if err := w.desk.writeEntry(t.Context(), record.Entry{Kind: record.Erasure, Session: late, Reason: onRequest}, r); err != nil {
+		t.Fatal(err)
+	}
+	w.published()
+	if desk, err = NewDesk(w.log, w.keys, w.writer("last.desk")); err != nil {
+		t.Fatal(err)
+	}
+	mark.n = 1 << 40
+	if err := desk.Recover(t.Context(), mark); err != nil || mark.n == 1<<40 || !w.gone(late) {
+		t.Errorf("%v; the mark is %d", err, mark.n)
+	}
+}
+
+// What is announced is finished when who ordered it has gone away, and not announced again when it is ordered again.
+func TestEraseOnce(t *testing.T) {
+	w := newWorld(t)
+	ids := []record.ID{w.session(record.NewID(time.Now())), w.session(record.NewID(time.Now()))}
+	w.published()
+	f := &fateful{at: 3} // discard, append, and the first key
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	gone := false
+	log := fatefulLog{w.log, leaving{w.log, func() {
+		if gone {
+			leave()
+		}
+	}}, f}
+	pen, err := record.NewWriter(record.WriterConfig{ID: "once.desk", Log: log, Software: "tallystick/test", Mode: "none", Heartbeat: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, end := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- pen.Run(run) }()
+	defer func() { end(); <-ended }()
+	desk, err := NewDesk(log, fatefulKeys{w.keys, f}, pen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{Failed, Erased} {
+		var fate Fate
+		err := desk.Erase(t.Context(), somebody, Order{Sessions: ids[:1], Basis: "b"}, func(f Fate) error { fate = f; return nil })
+		if err != nil || fate.Fate != want || w.gone(ids[0]) != (i == 1) || len(w.erased()) != 1 {
+			t.Errorf("%+v, %v; erased %v", fate, err, w.erased())
 		}
 	}
+	gone = true
+	desk.Erase(ctx, somebody, Order{Sessions: ids[1:], Basis: "b"}, func(Fate) error { return nil })
+	if ctx.Err() == nil || !w.gone(ids[1]) || len(w.erased()) != 2 {
+		t.Errorf("gone: %v; erased %v", w.gone(ids[1]), w.erased())
+	}
+}
+
+// A leaving is a log that whoever waits for it leaves while it appends.
+type leaving struct {
+	tlog.Appender
+	leave func()
+}
+
+func (l leaving) Append(ctx context.Context, leaves ...tlog.Leaf) ([]uint64, error) {
+	if strings.Contains(string(leaves[0].Entry), `"kind":"erasure"`) {
+		l.leave()
+	}
+	return l.Appender.Append(ctx, leaves...)
 }
 
 // touched says whether any key of a session that is still named was destroyed, or any payload is gone.

@@ -228,12 +228,14 @@ func TestRetain(t *testing.T) {
 // When the log takes nothing, nothing is erased, and the desk says so instead of going on.
 func TestEraseStops(t *testing.T) {
 	w := newWorld(t)
-	ids := []record.ID{w.session(record.NewID(time.Now())), w.session(record.NewID(time.Now()))}
+	named := record.NewID(time.Now())
+	w.put(record.Entry{Kind: record.Refused, Session: named, Reason: "by_rule"}, nil, of(record.FieldCaller, "alice", record.FieldRoute, "chat"))
+	ids := []record.ID{named, w.session(record.NewID(time.Now()))}
 	w.published()
 	w.log.Inject(tlogtest.Faults{Append: tlogtest.Always(tlog.ErrFull)})
 	var said []Fate
 	err := w.desk.Erase(t.Context(), somebody, Order{Sessions: ids, Basis: "b"}, func(f Fate) error { said = append(said, f); return nil })
-	if !errors.Is(err, tlog.ErrFull) || len(said) != 1 || said[0].Fate != Failed {
+	if !errors.Is(err, tlog.ErrFull) || len(said) != 1 || said[0].Fate != Failed || said[0].Caller != "" || said[0].Route != "" {
 		t.Errorf("%v, %+v", err, said)
 	}
 	w.log.Inject(tlogtest.Faults{})

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/tallystick/tallystick/tlog/record/mask"
@@ -84,6 +86,41 @@ func TestBypassesAmongOthers(t *testing.T) {
 					t.Errorf("%s: %q became %q", kind, in, out)
 				}
 			}
+		}
+	}
+}
+
+// What must be masked is, in every form of a body, and where an event ends between the halves of a character.
+func TestBypassesInBodies(t *testing.T) {
+	m := masker(t, mask.Config{})
+	cases, err := masktest.Bypasses()
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaks := masktest.NewLeaks(cases)
+	for _, c := range cases {
+		if !c.MustMask {
+			continue
+		}
+		check := func(kind, body string) {
+			t.Helper()
+			if out, f := m.Body(nil, kind, []byte(body)); leaks.In(out) != "" || len(f) != 1 {
+				t.Errorf("%s: %v in %q, which became %q: %s", c.ID, f, body, out, leaks.In(out))
+			}
+		}
+		check("application/json", `{"arguments":`+quote(`{"b":`+quote(c.Text)+`}`)+`}`)
+		check("application/x-www-form-urlencoded", "a="+url.QueryEscape(c.Text)+"&b=1")
+		check("multipart/form-data; boundary=XX", "--XX\r\nContent-Disposition: form-data; name=\"x\"\r\n\r\n"+c.Text+"\r\n--XX--\r\n")
+		check("text/event-stream", "data: "+strings.ReplaceAll(c.Text, "\n", "\ndata: ")+"\n\n")
+		event := func(half []uint16) string {
+			var b strings.Builder
+			for _, u := range half {
+				fmt.Fprintf(&b, `\u%04x`, u)
+			}
+			return `data: {"choices":[{"delta":{"content":"` + b.String() + `"},"index":0}]}` + "\n\n"
+		}
+		for u, i := utf16.Encode([]rune(c.Text)), 1; i < len(u); i++ {
+			check("text/event-stream", event(u[:i])+event(u[i:]))
 		}
 	}
 }

@@ -30,8 +30,8 @@ type Leaks struct {
 // partBytes is as short as it can be without being found by chance in megabytes of hashes.
 const partBytes = 10
 
-// NewLeaks looks for the values of the cases as they are, as the cases spell them, by their digits alone, and as JSON, URLs, HTML,
-// base64 and hexadecimal digits spell them. Cases that nobody promises to mask are not looked for.
+// NewLeaks looks for the values of the cases as they are, as the cases spell them, and both in URLs, base64 and hexadecimal digits;
+// and for the values by their digits alone, and in escapes of JSON, HTML and URLs. Cases that nobody promises to mask are left out.
 func NewLeaks(cases []Bypass) *Leaks {
 	l := &Leaks{parts: make(map[string]string), whole: make(map[string]string)}
 	for _, c := range cases {
@@ -42,13 +42,6 @@ func NewLeaks(cases []Bypass) *Leaks {
 			l.add(c.ID, s)
 			l.add(c.ID+" in a query", url.QueryEscape(s))
 			l.add(c.ID+" in a path", url.PathEscape(s))
-			l.add(c.ID+" in JSON", escaped(s, `\u%04x`))
-			l.add(c.ID+" in HTML", escaped(s, "&#%d;"))
-			var percent strings.Builder
-			for i := range len(s) {
-				fmt.Fprintf(&percent, "%%%02X", s[i])
-			}
-			l.add(c.ID+" in percents", percent.String())
 			for i := range min(3, len(s)) { // three bytes are four characters: the value may begin at any of the three
 				b := base64.RawStdEncoding.EncodeToString([]byte(s[i:]))
 				b = b[:len(b)-2] // and what follows it has a part in the last ones
@@ -58,6 +51,9 @@ func NewLeaks(cases []Bypass) *Leaks {
 			l.whole[hex.EncodeToString([]byte(s))] = c.ID + " in hexadecimal digits"
 			l.whole[strings.ToUpper(hex.EncodeToString([]byte(s)))] = c.ID + " in hexadecimal digits"
 		}
+		l.add(c.ID+" in JSON", escaped(c.Secret, `\u%04x`))
+		l.add(c.ID+" in HTML", escaped(c.Secret, "&#%d;"))
+		l.add(c.ID+" in percents", escaped(c.Secret, "%%%02X"))
 		digits := strings.Map(func(r rune) rune {
 			if '0' <= r && r <= '9' {
 				return r

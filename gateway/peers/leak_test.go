@@ -172,7 +172,7 @@ func TestNothingLeaks(t *testing.T) {
 		t.Fatal(err)
 	}
 	ended, records := written(t, l, keys.Open)
-	tokens, interrupted, as := 0, 0, 0
+	tokens, interrupted, matched := 0, 0, 0
 	for _, r := range records {
 		for _, f := range r {
 			if found := leaks.In(f.Value); found != "" {
@@ -183,16 +183,16 @@ func TestNothingLeaks(t *testing.T) {
 	}
 	for id, e := range ended {
 		body, _ := e.record.Get(record.FieldBody)
-		spoken := spoken(body)
-		if found := leaks.In([]byte(spoken)); found != "" {
+		text := spoken(body)
+		if found := leaks.In([]byte(text)); found != "" {
 			t.Errorf("session %s says, in pieces, %s", id, found)
 		}
-		if w, ok := want[id.String()]; ok && spoken != w {
-			t.Errorf("session %s says %q, want %q", id, spoken, w)
+		if w, ok := want[id.String()]; ok && text != w {
+			t.Errorf("session %s says %q, want %q", id, text, w)
 		} else if ok {
-			as++
+			matched++
 		}
-		if e.outcome != record.Complete && strings.Contains(spoken, "and so on") {
+		if e.outcome != record.Complete && strings.Contains(text, "and so on") {
 			interrupted++
 		}
 		bundle, err := desk.Export(t.Context(), audit.Asker{Name: "auditor", Reason: "a test"}, id)
@@ -203,8 +203,8 @@ func TestNothingLeaks(t *testing.T) {
 			t.Errorf("the bundle of session %s has %s", id, found)
 		}
 	}
-	if as != 2*must || interrupted != must || tokens < 10*must {
-		t.Errorf("%d cases: %d streams say what they should, %d were interrupted; %d masks", must, as, interrupted, tokens)
+	if matched != 2*must || interrupted != must || tokens < 10*must {
+		t.Errorf("%d cases: %d streams say what they should, %d were interrupted; %d masks", must, matched, interrupted, tokens)
 	}
 	heard := said.bytes()
 	if found := leaks.In(heard); found != "" {

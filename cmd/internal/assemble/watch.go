@@ -17,7 +17,7 @@ import (
 // times of checkpoints, and how those do who look on.
 //
 //	GET /.tallystick/health     200, or 503 and why nothing is taken in; in words
-//	GET /.tallystick/metrics    in Prometheus's text format; deploy/alerts.yaml has rules for it
+//	GET /.tallystick/metrics    in Prometheus's text format; cmd/tally/alerts.yaml has rules for it
 func watched(mux *http.ServeMux, v *Vault) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(newOnlookers(v))

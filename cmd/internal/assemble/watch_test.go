@@ -29,7 +29,7 @@ import (
 const origin = "log.example/watched"
 
 // TestWatched runs a log with a witness that can be turned off, and reads health and metrics as whoever watches over it
-// does. The rules in deploy/alerts.yaml speak of metrics that there are.
+// does. The rules in cmd/tally/alerts.yaml speak of metrics that there are.
 func TestWatched(t *testing.T) {
 	dir := t.TempDir()
 	log, err := file.Create(filepath.Join(dir, "log.key"), origin)
@@ -207,7 +207,7 @@ func metrics(t *testing.T, url string) map[string]float64 {
 	return out
 }
 
-// rules holds deploy/alerts.yaml against the metrics there are.
+// rules holds cmd/tally/alerts.yaml against the metrics there are.
 func rules(t *testing.T, collectors ...prometheus.Collector) {
 	t.Helper()
 	there := make(map[string]bool)
@@ -221,7 +221,7 @@ func rules(t *testing.T, collectors ...prometheus.Collector) {
 			there[regexp.MustCompile(`fqName: "(\w+)"`).FindStringSubmatch(d.String())[1]] = true
 		}
 	}
-	text, err := os.ReadFile("../../../deploy/alerts.yaml")
+	text, err := os.ReadFile("../../tally/alerts.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

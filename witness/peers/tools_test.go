@@ -69,11 +69,15 @@ func goCommand(args ...string) (string, error) {
 // begin with an empty log. As it is, it ends at once: it asks for a consistency proof from size 0, and the merkle library
 // that it is built with has none.
 func mendLoadTest() (overlay string, err error) {
-	dir, err := goCommand("list", "-m", "-f", "{{.Dir}}", "github.com/transparency-dev/witness")
+	out, err := goCommand("mod", "download", "-json", "github.com/transparency-dev/witness") // listing it does not fetch it
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(strings.TrimSpace(dir), "cmd", "loadtest", "loadtest.go")
+	var module struct{ Dir string }
+	if err := json.Unmarshal([]byte(out), &module); err != nil || module.Dir == "" {
+		return "", fmt.Errorf("go mod download says nothing of where the load test is: %v\n%s", err, out)
+	}
+	path := filepath.Join(module.Dir, "cmd", "loadtest", "loadtest.go")
 	src, err := os.ReadFile(path)
 	if err != nil {
 		return "", err

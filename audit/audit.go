@@ -123,13 +123,10 @@ func (d *Desk) writeEntry(ctx context.Context, e record.Entry, r record.Record) 
 	if err != nil {
 		return fmt.Errorf("data key: %w", err)
 	}
-	e.Root, e.Fields = r.Root(), len(r)
-	sealed, err := d.coder.Seal(r, key, id, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
-	if err != nil {
-		return err
+	draft, err := d.coder.Draft(e, r, key, id)
+	if err == nil {
+		_, err = d.pen.Write(ctx, draft)
 	}
-	e.Payload, e.PayloadSize = record.Sum(sealed), int64(len(sealed))
-	_, err = d.pen.Write(ctx, record.Draft{Entry: e, Payload: sealed})
 	return err
 }
 

@@ -40,7 +40,7 @@ const (
 )
 
 // A Hook reads decisions that another system sends on. It says whose they are, and of which approval, once it knows that the
-// system sent it, and now. reply is what the system is told when it was taken.
+// system sent it, and now.
 type Hook interface {
 	Read(header func(name string) string, body []byte) (HookAnswer, error)
 }

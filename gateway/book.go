@@ -197,13 +197,8 @@ func (b *book) draft(ctx context.Context, q *question, e record.Entry, r record.
 		}
 	}
 	defer clear(key)
-	e.Session, e.Root, e.Fields = request.Session, r.Root(), len(r)
-	sealed, err := b.g.coder.Seal(r, key, name, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
-	if err != nil {
-		return record.Draft{}, err
-	}
-	e.Payload, e.PayloadSize = record.Sum(sealed), int64(len(sealed))
-	return record.Draft{Entry: e, Payload: sealed}, nil
+	e.Session = request.Session
+	return b.g.coder.Draft(e, r, key, name)
 }
 
 // run expires questions, ends the sessions whose callers have gone, and forgets what is over, until ctx ends.

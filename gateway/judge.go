@@ -54,23 +54,26 @@ func (g *Gateway) setPolicy(ctx context.Context, p Policy) error {
 
 // announce writes a policy entry and returns its number in the boot.
 func (g *Gateway) announce(ctx context.Context, r record.Record) (uint64, error) {
-	name, key, err := g.cfg.Keys.New(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("data key: %w", err)
-	}
-	defer clear(key)
-	e := record.Entry{Kind: record.Policy, Root: r.Root(), Fields: len(r)}
-	sealed, err := g.coder.Seal(r, key, name, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
-	if err != nil {
-		return 0, err
-	}
-	e.Payload, e.PayloadSize = record.Sum(sealed), int64(len(sealed))
-	t, err := g.writer.Write(ctx, record.Draft{Entry: e, Payload: sealed})
+	t, err := g.write(ctx, record.Entry{Kind: record.Policy}, r)
 	if err != nil {
 		return 0, err
 	}
 	written, err := record.ParseEntry(t.Entry())
 	return written.Seq, err
+}
+
+// write appends an entry that is no part of a session's chain, sealed under a key of its own, and waits until it is durable.
+func (g *Gateway) write(ctx context.Context, e record.Entry, r record.Record) (*record.Ticket, error) {
+	name, key, err := g.cfg.Keys.New(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("data key: %w", err)
+	}
+	defer clear(key)
+	d, err := g.coder.Draft(e, r, key, name)
+	if err != nil {
+		return nil, err
+	}
+	return g.writer.Write(ctx, d)
 }
 
 // enforce puts the first policy in force, trying again while the log takes nothing. One that is set meanwhile is not undone.

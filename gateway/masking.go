@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"mime"
-	"net/http"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -18,7 +17,8 @@ import (
 )
 
 // What is masked is the record, not the traffic: the model gets what was sent and the caller what was answered, unless its route
-// has it otherwise, and between the two a copy is made that can be written down. Only the stream journal has an answer as it was, sealed, for as long as it comes.
+// has it otherwise, and between the two a copy is made that can be written down. Only the stream journal has an answer as it
+// was, sealed, for as long as it comes.
 
 // A masked is a request as its record has it.
 type masked struct {
@@ -122,14 +122,14 @@ func headOf(header []byte) (contentType, coding string) {
 
 // addAnswer adds to a response's record what the model said, masked where the route masks.
 func (c *call) addAnswer(r *record.Record, a *answered) {
-	var header []byte
+	var exact []byte // the head as it was
 	if a.header != nil {
-		header = recordedHeader(a.header)
+		exact = recordedHeader(a.header)
 	}
-	body, events := a.body, a.events
+	header, body, events := exact, a.body, a.events
 	if c.route != nil && c.route.Mask != nil {
 		var found mask.Findings
-		header, body, events, found = maskAnswer(c.route.Mask, header, get1(a.header, "Content-Type"), get1(a.header, "Content-Encoding"), body, events)
+		header, body, events, found = maskAnswer(c.route.Mask, header, a.header.Get("Content-Type"), a.header.Get("Content-Encoding"), body, events)
 		addFindings(r, findingsOf(found))
 	}
 	if header != nil {
@@ -144,7 +144,7 @@ func (c *call) addAnswer(r *record.Record, a *answered) {
 	}
 	if c.given = body; c.route != nil && c.route.Mask != nil && c.route.Originals != nil {
 		if header != nil {
-			c.keep(r, record.FieldHeaders, recordedHeader(a.header))
+			c.keep(r, record.FieldHeaders, exact)
 		}
 		c.keep(r, record.FieldBody, a.body)
 	}
@@ -163,13 +163,6 @@ func (c *call) keep(r *record.Record, name string, exact []byte) {
 	if err := c.route.Originals.Add(r, name, exact); err != nil {
 		c.g.log.Error("an original could not be sealed, and is not kept", "session", c.id, "field", name, "err", err)
 	}
-}
-
-func get1(h http.Header, name string) string {
-	if h == nil {
-		return ""
-	}
-	return h.Get(name)
 }
 
 // maskOf finds what masks the record of a session that an earlier boot left open, and what seals originals: those of its route. Where

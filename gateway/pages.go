@@ -86,18 +86,7 @@ func (g *Gateway) servePage(ctx *fasthttp.RequestCtx) {
 
 // recordAccess writes an access entry, about a session or about none. It is durable when this returns nil.
 func (g *Gateway) recordAccess(ctx context.Context, session record.ID, r record.Record) error {
-	name, key, err := g.cfg.Keys.New(ctx)
-	if err != nil {
-		return err
-	}
-	defer clear(key)
-	e := record.Entry{Kind: record.Access, Session: session, Root: r.Root(), Fields: len(r)}
-	sealed, err := g.coder.Seal(r, key, name, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
-	if err != nil {
-		return err
-	}
-	e.Payload, e.PayloadSize = record.Sum(sealed), int64(len(sealed))
-	_, err = g.writer.Write(ctx, record.Draft{Entry: e, Payload: sealed})
+	_, err := g.write(ctx, record.Entry{Kind: record.Access, Session: session}, r)
 	return err
 }
 

@@ -333,13 +333,8 @@ func (c *call) draft(e record.Entry, r record.Record) (record.Draft, error) {
 			return record.Draft{}, fmt.Errorf("data key: %w", err)
 		}
 	}
-	e.Session, e.Root, e.Fields = c.id, r.Root(), len(r)
-	sealed, err := c.g.coder.Seal(r, c.key, c.keyName, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
-	if err != nil {
-		return record.Draft{}, err
-	}
-	e.Payload, e.PayloadSize = record.Sum(sealed), int64(len(sealed))
-	return record.Draft{Entry: e, Payload: sealed}, nil
+	e.Session = c.id
+	return c.g.coder.Draft(e, r, c.key, c.keyName)
 }
 
 // recordRequest puts the request into the log: until it is durable in strict, on its way otherwise.

@@ -150,11 +150,5 @@ func (g *Gateway) interrupted(ctx context.Context, u record.Unfinished, kept rem
 			return record.Draft{}, fmt.Errorf("data key: %w", err)
 		}
 	}
-	e := record.Entry{Kind: record.Response, Outcome: record.Interrupted, Session: u.Session, Prev: u.Leaf, Root: r.Root(), Fields: len(r)}
-	sealed, err := g.coder.Seal(r, key, name, record.Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
-	if err != nil {
-		return record.Draft{}, err
-	}
-	e.Payload, e.PayloadSize = record.Sum(sealed), int64(len(sealed))
-	return record.Draft{Entry: e, Payload: sealed}, nil
+	return g.coder.Draft(record.Entry{Kind: record.Response, Outcome: record.Interrupted, Session: u.Session, Prev: u.Leaf}, r, key, name)
 }

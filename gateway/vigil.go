@@ -72,9 +72,6 @@ func (v *vigil) WriteTo(w io.Writer) (n int64, err error) {
 		v.over = true
 		return n, write(v.event(no.body(v.c.id)))
 	}
-	if v.tee == nil {
-		return n, nil
-	}
 	m, err := v.tee.WriteTo(w)
 	return n + m, err
 }

@@ -187,6 +187,18 @@ func (c *Coder) Seal(r Record, key []byte, keyID string, b Binding) ([]byte, err
 	return gcm.Seal(out, nil, s.packed, aad), nil // prepends its random nonce
 }
 
+// Draft seals the record of an entry under a data key, as Seal does, and returns the entry's draft. Of e it fills in what is
+// about record and payload; its kind and session must stand.
+func (c *Coder) Draft(e Entry, r Record, key []byte, keyID string) (Draft, error) {
+	e.Root, e.Fields = r.Root(), len(r)
+	sealed, err := c.Seal(r, key, keyID, Binding{Kind: e.Kind, Session: e.Session, Root: e.Root})
+	if err != nil {
+		return Draft{}, err
+	}
+	e.Payload, e.PayloadSize = Sum(sealed), int64(len(sealed))
+	return Draft{Entry: e, Payload: sealed}, nil
+}
+
 // pack appends one zstd frame that states its size.
 func (c *Coder) pack(b, plain []byte) []byte {
 	if len(plain) >= 256 {

@@ -33,10 +33,11 @@ type Keys interface {
 	Rewrap(ctx context.Context) (said string, err error)
 }
 
-// An Asker is who wants to see something, and why. Both must be given.
+// An Asker is who wants to see something, why, and in which roles. Name and reason must be given.
 type Asker struct {
 	Name   string // a person or a service, as whoever let it in knows it
 	Reason string // in words
+	Roles  Roles  // what it may do here
 }
 
 // ErrOpen says that a session has not ended yet: ask again when it has.
@@ -68,11 +69,15 @@ func (a Asker) nobody() bool {
 	return strings.TrimSpace(a.Name) == "" || strings.TrimSpace(a.Reason) == ""
 }
 
-// admit writes the access entry: who, why, what is done, and with which fields, where it is not with all. Nothing is shown before
-// it is durable.
-func (d *Desk) admit(ctx context.Context, who Asker, session record.ID, what string, fields ...string) error {
-	if who.nobody() {
-		return ErrNobody
+// admit turns away who may not, and writes the access entry: who, why, what is done, and with which fields, where it is not with
+// all. Nothing is shown before it is durable.
+func (d *Desk) admit(ctx context.Context, who Asker, act Act, session record.ID, detail string, fields ...string) error {
+	if err := who.may(act); err != nil {
+		return err
+	}
+	what := act.String()
+	if detail != "" {
+		what += ", " + detail
 	}
 	var r record.Record
 	r.Add(record.FieldActor, []byte(who.Name))
@@ -103,8 +108,8 @@ func (d *Desk) Rewrap(ctx context.Context, who Asker) (said string, err error) {
 
 // change writes a policy entry.
 func (d *Desk) change(ctx context.Context, who Asker, field, value string) error {
-	if who.nobody() {
-		return ErrNobody
+	if err := who.may(Rekey); err != nil {
+		return err
 	}
 	var r record.Record
 	r.Add(record.FieldActor, []byte(who.Name))
@@ -139,20 +144,31 @@ func (d *Desk) record(ctx context.Context, e record.Entry) (record.Record, error
 // against the tree before it is handed out. Of a session that used the yes which another one got, that one is in the bundle
 // too: without it nobody could see who said yes, and to what.
 func (d *Desk) Export(ctx context.Context, who Asker, sessions ...record.ID) ([]byte, error) {
+	return d.Bundle(ctx, who, Export, "", sessions...)
+}
+
+// Bundle is Export for the sake of another act: what is handed out is the same, and what is on record is what is done with it,
+// and the detail in words, if there is one. It is for acts that begin with a bundle: Export to Certify, Play, Mock and Compare.
+func (d *Desk) Bundle(ctx context.Context, who Asker, act Act, detail string, sessions ...record.ID) ([]byte, error) {
 	if len(sessions) == 0 {
 		return nil, errors.New("audit: no session is named")
 	}
+	switch act {
+	case Play, Export, ExportHAR, ExportCURL, ExportJSONL, ExportCast, ExportCSV, Certify, Mock, Compare:
+	default:
+		return nil, fmt.Errorf("%w: %q takes no bundle", errRequest, act)
+	}
 	for _, id := range sessions {
-		if err := d.admit(ctx, who, id, "export"); err != nil {
+		if err := d.admit(ctx, who, act, id, detail); err != nil {
 			return nil, err
 		}
 	}
-	return d.bundle(ctx, who, "export", sessions, func(uint64, string) bool { return true })
+	return d.bundle(ctx, who, act, sessions, func(uint64, string) bool { return true })
 }
 
 // bundle makes a bundle of sessions whose reading is on record, and shows of each entry, by its index, the fields that show
-// names. what says what is done, for the record of reading sessions whose yes was used.
-func (d *Desk) bundle(ctx context.Context, who Asker, what string, sessions []record.ID, show func(index uint64, name string) bool) ([]byte, error) {
+// names. act is what is done, for the record of reading sessions whose yes was used.
+func (d *Desk) bundle(ctx context.Context, who Asker, act Act, sessions []record.ID, show func(index uint64, name string) bool) ([]byte, error) {
 	b := &verify.Bundle{}
 	var found [][]record.Found
 	last := uint64(0)
@@ -172,7 +188,7 @@ func (d *Desk) bundle(ctx context.Context, who Asker, what string, sessions []re
 		if asked.IsZero() || slices.Contains(sessions, asked) {
 			continue
 		}
-		if err := d.admit(ctx, who, asked, what+", for the approval that "+id.String()+" used"); err != nil {
+		if err := d.admit(ctx, who, act, asked, "for the approval that "+id.String()+" used"); err != nil {
 			return nil, err
 		}
 		sessions = append(sessions, asked)

@@ -172,7 +172,7 @@ func (w *world) entries() []record.Entry {
 	return all
 }
 
-var somebody = Asker{Name: "ann", Reason: "a complaint"}
+var somebody = Asker{Name: "ann", Reason: "a complaint", Roles: Operator}
 
 // Every session is found, wherever it lies, and its bundle verifies; that it was shown is on record before.
 func TestExport(t *testing.T) {

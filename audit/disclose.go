@@ -116,7 +116,7 @@ func (d *Desk) look(ctx context.Context, id record.ID) ([]place, error) {
 // Fields returns the full names of all fields that a session's records have, as Disclose takes them. Names are content too: that
 // they were read is on record first.
 func (d *Desk) Fields(ctx context.Context, who Asker, id record.ID) ([]string, error) {
-	if err := d.admit(ctx, who, id, "the names of all fields"); err != nil {
+	if err := d.admit(ctx, who, Names, id, ""); err != nil {
 		return nil, err
 	}
 	session, err := d.look(ctx, id)
@@ -136,14 +136,14 @@ func (d *Desk) Fields(ctx context.Context, who Asker, id record.ID) ([]string, e
 // full names, is on record before it is handed out, or else what was asked for in vain. Of a session that used the yes which another one
 // got, that one is in the bundle too, and nothing of it is shown.
 func (d *Desk) Disclose(ctx context.Context, who Asker, id record.ID, fields ...string) ([]byte, error) {
-	return d.disclose(ctx, who, id, "disclose", fields, choose)
+	return d.disclose(ctx, who, id, Disclose, fields, choose)
 }
 
 // Unseal returns a bundle in which one field is shown: the original of the field that is named, as a field is in Disclose but without
 // stars, still sealed to its recipients (tlog/record/FORMAT.md §3.2). With no name it is the session's only original. That it was
 // unsealed is on record first, whoever can then open it.
 func (d *Desk) Unseal(ctx context.Context, who Asker, id record.ID, field string) ([]byte, error) {
-	return d.disclose(ctx, who, id, "unseal", []string{field}, chooseOriginal)
+	return d.disclose(ctx, who, id, Unseal, []string{field}, chooseOriginal)
 }
 
 // chooseOriginal chooses one of a session's originals by the name of the field that it is the original of, or the only one there is.
@@ -172,9 +172,9 @@ func chooseOriginal(session []place, fields []string) (picked map[pick]bool, ful
 }
 
 // disclose finds a session's fields, has which say what to show, puts that on record, and shows them.
-func (d *Desk) disclose(ctx context.Context, who Asker, id record.ID, what string, fields []string, which func([]place, []string) (map[pick]bool, []string, error)) ([]byte, error) {
-	if who.nobody() {
-		return nil, ErrNobody
+func (d *Desk) disclose(ctx context.Context, who Asker, id record.ID, act Act, fields []string, which func([]place, []string) (map[pick]bool, []string, error)) ([]byte, error) {
+	if err := who.may(act); err != nil {
+		return nil, err
 	}
 	session, err := d.look(ctx, id)
 	if err != nil {
@@ -183,13 +183,13 @@ func (d *Desk) disclose(ctx context.Context, who Asker, id record.ID, what strin
 	picked, full, err := which(session, fields)
 	if err != nil {
 		// Whether a field is there is something as well.
-		if failed := d.admit(ctx, who, id, what+", in vain", fields[:min(len(fields), maxPatterns)]...); failed != nil {
+		if failed := d.admit(ctx, who, act, id, "in vain", fields[:min(len(fields), maxPatterns)]...); failed != nil {
 			return nil, failed
 		}
 		return nil, err
 	}
-	if err := d.admit(ctx, who, id, what, full...); err != nil {
+	if err := d.admit(ctx, who, act, id, "", full...); err != nil {
 		return nil, err
 	}
-	return d.bundle(ctx, who, what, []record.ID{id}, func(index uint64, name string) bool { return picked[pick{index, name}] })
+	return d.bundle(ctx, who, act, []record.ID{id}, func(index uint64, name string) bool { return picked[pick{index, name}] })
 }

@@ -94,9 +94,10 @@ type eraser struct {
 // After 2 it is finished whatever happens: by [Desk.Recover] at the next start, or when it is ordered again. Nothing is destroyed
 // that was not announced, and nothing stays announced that is not destroyed.
 func (d *Desk) Erase(ctx context.Context, who Asker, o Order, each func(Fate) error) error {
+	if err := who.may(Erase); err != nil {
+		return err
+	}
 	switch {
-	case who.nobody():
-		return ErrNobody
 	case strings.TrimSpace(o.Basis) == "":
 		return ErrNoBasis
 	case len(o.Sessions) > 0 && (o.Caller != "" || !o.Before.IsZero()):
@@ -107,17 +108,17 @@ func (d *Desk) Erase(ctx context.Context, who Asker, o Order, each func(Fate) er
 	e := erasing{desk: d, who: who, basis: o.Basis, word: onRequest, try: o.Try, each: each, now: time.Now()}
 	if len(o.Sessions) == 0 || o.Try {
 		// To choose by content is to read it, and so is to be told of it.
-		what := "erase"
+		var which []string
 		if o.Try {
-			what = "what would be erased"
+			which = append(which, "only to see what that would be")
 		}
 		if o.Caller != "" {
-			what += ", of " + o.Caller
+			which = append(which, "of "+o.Caller)
 		}
 		if !o.Before.IsZero() {
-			what += ", ended before " + o.Before.UTC().Format(time.RFC3339)
+			which = append(which, "ended before "+o.Before.UTC().Format(time.RFC3339))
 		}
-		if err := d.admit(ctx, who, record.ID{}, what); err != nil {
+		if err := d.admit(ctx, who, Erase, record.ID{}, strings.Join(which, ", ")); err != nil {
 			return err
 		}
 	}
@@ -157,8 +158,8 @@ func (d *Desk) Erase(ctx context.Context, who Asker, o Order, each func(Fate) er
 
 // Retain erases what the rules of retention want erased by now, and tells each what became of every session that was due.
 func (d *Desk) Retain(ctx context.Context, who Asker, try bool, each func(Fate) error) error {
-	if who.nobody() {
-		return ErrNobody
+	if err := who.may(Erase); err != nil {
+		return err
 	}
 	e := erasing{desk: d, who: who, word: onRetention, try: try, each: each, now: time.Now()}
 	until, any := d.rules().due(e.now)
@@ -166,7 +167,7 @@ func (d *Desk) Retain(ctx context.Context, who Asker, try bool, each func(Fate) 
 		return nil
 	}
 	if try {
-		if err := d.admit(ctx, who, record.ID{}, "what retention would erase"); err != nil {
+		if err := d.admit(ctx, who, Erase, record.ID{}, "only to see what retention would"); err != nil {
 			return err
 		}
 	}

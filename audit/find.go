@@ -55,7 +55,7 @@ func (d *Desk) whose(ctx context.Context, leaf tlog.Hash, before uint64) (id rec
 	return id, nil
 }
 
-// find returns the entries of a session, which has ended.
+// find returns the entries of a session; with ErrOpen where it has not ended.
 func (d *Desk) find(ctx context.Context, id record.ID) ([]record.Found, error) {
 	signed, err := d.log.Checkpoint(ctx)
 	if err != nil {
@@ -73,12 +73,12 @@ func (d *Desk) find(ctx context.Context, id record.ID) ([]record.Found, error) {
 		return nil, fmt.Errorf("no such session among %d entries: %w", c.Size, tlog.ErrNotFound)
 	}
 	if k := at[len(at)-1].Entry.Kind; k != record.Response && k != record.Refused {
-		return nil, ErrOpen
+		return at, ErrOpen
 	}
 	return at, nil
 }
 
-// whole returns the entries of a session, which has ended, and of one that was erased the erasures too.
+// whole returns the entries of a session, and of one that was erased the erasures too; with ErrOpen where it has not ended.
 func (d *Desk) whole(ctx context.Context, id record.ID) ([]record.Found, error) {
 	at, err := d.find(ctx, id)
 	if err != nil {

@@ -23,7 +23,7 @@ const maxBody = 64 << 10
 
 // Handler serves a desk to operators who show the token whose SHA-256 is given:
 //
-//	GET  /.tallystick/export/SESSION    a bundle
+//	GET  /.tallystick/export/SESSION?as=ACT&detail=WORDS    a bundle; what else than an export it is for, see [Desk.Bundle]
 //	GET  /.tallystick/fields/SESSION    the names of its fields, one a line
 //	GET  /.tallystick/disclose/SESSION?fields=F,F    a bundle in which those are shown and the others withheld; see [Desk.Disclose]
 //	GET  /.tallystick/original/SESSION?field=F    a bundle in which its original is shown, sealed as it is; see [Desk.Unseal]
@@ -45,11 +45,13 @@ func Handler(d *Desk, token [sha256.Size]byte, log *slog.Logger) http.Handler {
 				http.Error(w, "show the operator's token; it stands in operator.token in the log's data directory", http.StatusUnauthorized)
 				return
 			}
-			who := Asker{Name: req.Header.Get("Tallystick-Actor"), Reason: req.Header.Get("Tallystick-Reason")}
+			who := Asker{Name: req.Header.Get("Tallystick-Actor"), Reason: req.Header.Get("Tallystick-Reason"), Roles: Operator}
 			switch err := do(w, req, who); {
 			case err == nil:
 			case errors.Is(err, tlog.ErrNotFound):
 				http.Error(w, err.Error(), http.StatusNotFound)
+			case errors.Is(err, ErrRole):
+				http.Error(w, err.Error(), http.StatusForbidden)
 			case errors.Is(err, ErrNobody), errors.Is(err, ErrNoField), errors.Is(err, ErrNoBasis), errors.Is(err, errRequest):
 				http.Error(w, err.Error(), http.StatusBadRequest)
 			case errors.Is(err, ErrOpen):
@@ -66,7 +68,13 @@ func Handler(d *Desk, token [sha256.Size]byte, log *slog.Logger) http.Handler {
 		if err != nil {
 			return fmt.Errorf("%w: %w", errRequest, err)
 		}
-		bundle, err := d.Export(req.Context(), who, id)
+		act := Export
+		if as := req.URL.Query().Get("as"); as != "" {
+			if act, err = ParseAct(as); err != nil {
+				return err
+			}
+		}
+		bundle, err := d.Bundle(req.Context(), who, act, req.URL.Query().Get("detail"), id)
 		if err != nil {
 			return err
 		}

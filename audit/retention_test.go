@@ -174,7 +174,7 @@ func TestRetain(t *testing.T) {
 			t.Errorf("on record is %q", got)
 		}
 	}
-	scheduled := Asker{Name: "gw-1", Reason: "schedule"}
+	scheduled := Asker{Name: "gw-1", Reason: "schedule", Roles: Admin}
 	retain := func(try bool) (said []string) {
 		err := w.desk.Retain(t.Context(), scheduled, try, func(f Fate) error { said = append(said, f.Session.String()+" "+f.Fate); return nil })
 		if err != nil {

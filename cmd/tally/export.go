@@ -66,7 +66,7 @@ func (s *source) load() (*config.Config, error) {
 
 // flags makes the flags that say where a log is, and who asks it and why.
 func (s *source) flags(fs *flag.FlagSet, reason string) *audit.Asker {
-	who := &audit.Asker{}
+	who := &audit.Asker{Roles: audit.Operator}
 	fs.StringVar(&who.Reason, "reason", reason, "`why`, for the record")
 	fs.StringVar(&who.Name, "as", userName(), "`who` asks, for the record")
 	fs.StringVar(&s.log, "log", "", "the `URL` of a running log")

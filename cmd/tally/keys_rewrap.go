@@ -38,7 +38,7 @@ Broken off, it begins again where it was, when it is run again.`)
 	if _, err := parse(fs, args, 0, 0); err != nil {
 		return err
 	}
-	who := audit.Asker{Name: *actor, Reason: *reason}
+	who := audit.Asker{Name: *actor, Reason: *reason, Roles: audit.Admin}
 	if who.Name == "" {
 		who.Name = userName()
 	}

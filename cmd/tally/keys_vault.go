@@ -152,7 +152,7 @@ VAULT_TOKEN, which must be an administrator's; for one in a file name the new fi
 	if err := r.write(s.config); err != nil {
 		return fmt.Errorf("keys rotate: %w", err)
 	}
-	who := audit.Asker{Name: *actor, Reason: *reason}
+	who := audit.Asker{Name: *actor, Reason: *reason, Roles: audit.Admin}
 	if who.Name == "" {
 		who.Name = userName()
 	}

@@ -245,7 +245,7 @@ func TestApprovals(t *testing.T) {
 				}
 				var raw []byte
 				for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-					raw, err = desk.Export(t.Context(), audit.Asker{Name: "auditor", Reason: "a test"}, id)
+					raw, err = desk.Export(t.Context(), audit.Asker{Name: "auditor", Reason: "a test", Roles: audit.Auditor}, id)
 					if err == nil {
 						break
 					}

@@ -266,7 +266,7 @@ func TestAuditedAsking(t *testing.T) {
 	for len(sessions) > 0 {
 		some := sessions[:min(len(sessions), 50)]
 		sessions = sessions[len(some):]
-		raw, err := desk.Export(t.Context(), audit.Asker{Name: "auditor", Reason: "a test"}, some...)
+		raw, err := desk.Export(t.Context(), audit.Asker{Name: "auditor", Reason: "a test", Roles: audit.Auditor}, some...)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -103,7 +103,7 @@ func (h *House) retains(ctx context.Context) error {
 			return nil
 		}
 		fates := make(map[string]int)
-		err := h.desk.Retain(ctx, audit.Asker{Name: c.Gateway.ID, Reason: "retention, on schedule"}, false, func(f audit.Fate) error {
+		err := h.desk.Retain(ctx, audit.Asker{Name: c.Gateway.ID, Reason: "retention, on schedule", Roles: audit.Admin}, false, func(f audit.Fate) error {
 			if fates[f.Fate]++; f.Fate == audit.Failed {
 				h.env.Logger.Error("retention", "session", f.Session, "err", f.Why)
 			}

@@ -1,0 +1,119 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/tallystick/tallystick/tlog"
+	"github.com/tallystick/tallystick/tlog/record"
+	"github.com/tallystick/tallystick/verify"
+)
+
+// View shows one session as it is now, ended or not: its entries, with all fields of those whose records can be read, in the form
+// of a bundle's but without proofs. An entry whose record was erased has no fields, and the erasures follow. That it was viewed is
+// on record first; detail says in words what of it, where that is not all.
+func (d *Desk) View(ctx context.Context, who Asker, id record.ID, detail string) (verify.Session, error) {
+	s := verify.Session{ID: id}
+	if err := d.admit(ctx, who, View, id, detail); err != nil {
+		return s, err
+	}
+	chain, err := d.whole(ctx, id)
+	if err != nil && !errors.Is(err, ErrOpen) {
+		return s, fmt.Errorf("session %s: %w", id, err)
+	}
+	for _, f := range chain {
+		r, err := d.record(ctx, f.Entry)
+		if err != nil && !errors.Is(err, tlog.ErrNotFound) {
+			return s, fmt.Errorf("entry %d: %w", f.Index, err)
+		}
+		s.Entries = append(s.Entries, verify.Entry{Index: f.Index, Bytes: f.Bytes, Fields: verify.Fields(r, func(string) bool { return true })})
+	}
+	return s, nil
+}
+
+// A Seen is one entry of the log with the record behind it, as it is fed to what is derived from records.
+type Seen struct {
+	record.Found
+	Record record.Record // nil where the entry has none
+	// Missing says why a record that the entry has is not there: tlog.ErrNotFound where it was erased, ErrNotHere where another
+	// desk keeps its key, or, where a part of the log is damaged, what is wrong with it.
+	Missing error
+}
+
+// Feed gives each, in batches of at most 256 and in the order of the log, all entries from one index on, with their records: for
+// an index, or a system elsewhere, that is derived from them and follows the log. It returns when ctx ends, with no error, or when
+// each fails, with that. That the log is read on from there, by whom and why, is on record before the first batch; detail says for
+// what. Only what is published is fed, so that nothing is derived from what no checkpoint covers. What each is given it may keep.
+//
+// Whoever derives forgets what was erased when it is fed the erasure entry; see also [Derived].
+func (d *Desk) Feed(ctx context.Context, who Asker, detail string, from uint64, each func(ctx context.Context, batch []Seen) error) error {
+	if err := d.admit(ctx, who, Derive, record.ID{}, fmt.Sprintf("%s, from entry %d on", detail, from)); err != nil {
+		return err
+	}
+	for {
+		size, err := d.size(ctx)
+		if err != nil && !errors.Is(err, tlog.ErrNotFound) {
+			return feedError(ctx, err)
+		}
+		for from < size {
+			to := min(size, (from/tlog.TileWidth+1)*tlog.TileWidth)
+			batch := make([]Seen, 0, to-from)
+			err := d.scan(ctx, from, to, func(index uint64, b []byte) error {
+				e, err := record.ParseEntry(b)
+				if err != nil {
+					return fmt.Errorf("entry %d: %w", index, err)
+				}
+				batch = append(batch, Seen{Found: record.Found{Index: index, Bytes: b, Entry: e}})
+				return nil
+			})
+			if err != nil {
+				return feedError(ctx, err)
+			}
+			d.open(ctx, batch)
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err := each(ctx, batch); err != nil {
+				return feedError(ctx, err)
+			}
+			from = to
+		}
+		select {
+		case <-time.After(feedEvery):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// feedEvery is how often a feed looks whether the log has grown.
+const feedEvery = 100 * time.Millisecond
+
+// feedError is nil where a feed was ended.
+func feedError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// open reads the records of a batch, several at a time.
+func (d *Desk) open(ctx context.Context, batch []Seen) {
+	var wg sync.WaitGroup
+	n := min(runtime.GOMAXPROCS(0), len(batch))
+	for i := range n {
+		wg.Go(func() {
+			for at := i; at < len(batch) && ctx.Err() == nil; at += n {
+				s := &batch[at]
+				if s.Entry.PayloadSize > 0 {
+					s.Record, s.Missing = d.record(ctx, s.Entry)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}

@@ -82,7 +82,7 @@ func (d *Desk) find(ctx context.Context, id record.ID) ([]record.Found, error) {
 func (d *Desk) whole(ctx context.Context, id record.ID) ([]record.Found, error) {
 	at, err := d.find(ctx, id)
 	if err != nil {
-		return nil, err
+		return at, err
 	}
 	gone, err := d.isErased(ctx, at)
 	if err != nil || !gone {

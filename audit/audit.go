@@ -53,6 +53,7 @@ type Desk struct {
 	pen   *record.Writer
 	coder *record.Coder
 	eraser
+	searcher
 }
 
 // NewDesk returns a desk that reads log and writes down every reading with pen, which somebody runs.

@@ -112,10 +112,10 @@ func (w *world) calling(key, path, body string) <-chan answer {
 }
 
 // waiting returns the approvals that key may decide, once there are n.
-func (w *world) waiting(key string, n int) []approvalView {
+func (w *world) waiting(key string, n int) []Question {
 	w.t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		var out struct{ Approvals []approvalView }
+		var out struct{ Approvals []Question }
 		code, body := w.own(key, "GET", "", "")
 		if err := json.Unmarshal([]byte(body), &out); err != nil || code != 200 {
 			w.t.Fatalf("%d %s", code, body)
@@ -216,7 +216,7 @@ func TestApproved(t *testing.T) {
 				t.Errorf("%d calls went to the model before the yes", n-before)
 			}
 			code, seen := w.own(carolsKey, "GET", q.ID, "")
-			var v approvalView
+			var v Question
 			if err := json.Unmarshal([]byte(seen), &v); err != nil || code != 200 || v.Request == nil || v.Request.Body == nil || *v.Request.Body != body {
 				t.Fatalf("%d %s", code, seen)
 			}
@@ -595,8 +595,8 @@ func TestTwoGateways(t *testing.T) {
 	}
 }
 
-func (w *world) open4(key string) []approvalView {
-	var out struct{ Approvals []approvalView }
+func (w *world) open4(key string) []Question {
+	var out struct{ Approvals []Question }
 	_, body := w.own(key, "GET", "", "")
 	if err := json.Unmarshal([]byte(body), &out); err != nil {
 		w.t.Fatal(err)

@@ -61,11 +61,12 @@ var (
 	crossSite           = &refusal{http.StatusForbidden, "cross_site", "the request comes from a page of another site"}
 )
 
-// An approvalView is an approval as approvers see it.
-type approvalView struct {
+// A Question is an approval as approvers see it: a call that waits for people.
+type Question struct {
 	ID      string     `json:"id"`
 	State   string     `json:"state"`
 	Yours   bool       `json:"yours,omitempty"` // the asker's own call, which others decide about
+	Glass   bool       `json:"glass,omitempty"` // the asker may let it pass alone, in an emergency
 	Caller  string     `json:"caller"`
 	Email   string     `json:"email,omitempty"`
 	Route   string     `json:"route"`
@@ -79,11 +80,11 @@ type approvalView struct {
 	Groups  []string   `json:"groups"`
 	Asked   time.Time  `json:"asked"`
 	Until   time.Time  `json:"until"`
-	Request *wholeCall `json:"request,omitempty"`
+	Request *WholeCall `json:"request,omitempty"` // where the asker may decide, and looks at this one
 }
 
-// A wholeCall is the request that is decided about, as it will be sent.
-type wholeCall struct {
+// A WholeCall is the request that is decided about, as it is on record.
+type WholeCall struct {
 	Leaf    tlog.Hash         `json:"leaf"` // of its entry in the log
 	Fields  map[string]string `json:"fields"`
 	Headers json.RawMessage   `json:"headers,omitempty"`
@@ -91,12 +92,12 @@ type wholeCall struct {
 	Base64  []byte            `json:"body_base64,omitempty"` // or, where it is not text, as it is
 }
 
-// view describes a question. b.mu is held.
-func (q *question) view(p *Principal) approvalView {
-	v := approvalView{
+// view describes a question to p. b.mu is held.
+func (b *book) view(q *question, p *Principal) Question {
+	v := Question{
 		ID: q.id.String(), State: q.state.String(), Yours: person{p.Name, p.Email}.same(person{q.caller, q.email}), Caller: q.caller, Email: q.email,
 		Route: q.route, Model: q.model, Method: q.method, Target: q.target, Rule: q.rule, Message: q.message, Need: q.need,
-		Yes: []string{}, Groups: q.groups, Asked: q.asked.UTC(), Until: q.until,
+		Yes: []string{}, Groups: q.groups, Asked: q.asked.UTC(), Until: q.until, Glass: b.mayDecide(p, q, glass),
 	}
 	for _, y := range q.yeses {
 		v.Yes = append(v.Yes, y.name)
@@ -104,10 +105,66 @@ func (q *question) view(p *Principal) approvalView {
 	return v
 }
 
+// A Refused is why an approver does not get what he asks for: in a code for programs, in words for people, and by the HTTP
+// status that fits.
+type Refused struct {
+	Status        int
+	Code, Message string
+}
+
+func (r *Refused) Error() string { return "gateway: " + r.Code + ": " + r.Message }
+
+// Approvals lists what is open and p's to decide, and what is p's own, the oldest first, without any content. It is what
+// approvers get over HTTP; see also Look and Decide, whose errors are of the type *[Refused].
+func (g *Gateway) Approvals(p *Principal) []Question { return g.book.list(p) }
+
+// ApprovalsChanged returns a channel that is closed when any approval has changed, or a new one has come.
+func (g *Gateway) ApprovalsChanged() <-chan struct{} {
+	g.book.mu.Lock()
+	defer g.book.mu.Unlock()
+	return g.book.news
+}
+
+// Look shows one approval. Whose it is to decide sees the whole request, and that he did is on record before. An approval that
+// is neither p's to decide nor p's own is for p the same as one that there never was.
+func (g *Gateway) Look(ctx context.Context, p *Principal, id record.ID) (Question, error) {
+	if no := g.book.ready(); no != nil {
+		return Question{}, no.told()
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	v, no := g.book.look(ctx, id, p)
+	return v, no.told()
+}
+
+// Decide takes p's word on an approval at which p has looked, "approve", "deny" or "break_glass", and says how it stands then.
+// The word is durable when the error is nil. A reason is needed but for a plain yes.
+func (g *Gateway) Decide(ctx context.Context, p *Principal, id record.ID, decision, reason string) (Question, error) {
+	if no := g.book.ready(); no != nil {
+		return Question{}, no.told()
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	v, no := g.decided(ctx, id, p, decision, reason)
+	return v, no.told()
+}
+
+// told returns the error that says so to who is not on HTTP.
+func (no *refusal) told() error {
+	if no == nil {
+		return nil
+	}
+	return &Refused{no.status, no.code, no.message}
+}
+
 // serveApprovals answers approvers.
 func (g *Gateway) serveApprovals(ctx *fasthttp.RequestCtx, path string) {
-	h := &ctx.Response.Header
 	out, no := g.approvalsFor(ctx, path)
+	g.answerApproval(ctx, out, no)
+}
+
+// answerApproval answers whoever looks at approvals or decides about them.
+func (g *Gateway) answerApproval(ctx *fasthttp.RequestCtx, out any, no *refusal) {
 	if no == nil {
 		body, err := json.Marshal(out)
 		if err != nil {
@@ -121,6 +178,7 @@ func (g *Gateway) serveApprovals(ctx *fasthttp.RequestCtx, path string) {
 	if no != nil {
 		g.answer(ctx, record.ID{}, no)
 	}
+	h := &ctx.Response.Header
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
@@ -139,7 +197,7 @@ func (g *Gateway) approvalsFor(ctx *fasthttp.RequestCtx, path string) (any, *ref
 		if !ctx.IsGet() {
 			return nil, &refusal{http.StatusMethodNotAllowed, "method_not_allowed", "approvals are listed with GET, and decided with a POST to one of them"}
 		}
-		return g.book.list(p), nil
+		return map[string][]Question{"approvals": g.book.list(p)}, nil
 	}
 	id, err := record.ParseID(strings.TrimPrefix(path, approvalsPrefix))
 	if err != nil {
@@ -168,24 +226,24 @@ func (g *Gateway) approvalsFor(ctx *fasthttp.RequestCtx, path string) (any, *ref
 }
 
 // decided takes a decision and says how the question is now.
-func (g *Gateway) decided(ctx context.Context, id record.ID, p *Principal, what, reason string) (any, *refusal) {
+func (g *Gateway) decided(ctx context.Context, id record.ID, p *Principal, what, reason string) (v Question, no *refusal) {
 	d, ok := parseDecision(what)
 	reason = strings.TrimSpace(reason)
 	switch {
 	case !ok:
-		return nil, &refusal{http.StatusBadRequest, "no_decision", "a decision is one of approve, deny, break_glass"}
+		return v, &refusal{http.StatusBadRequest, "no_decision", "a decision is one of approve, deny, break_glass"}
 	case len(reason) > maxReason || !utf8.ValidString(reason):
-		return nil, &refusal{http.StatusBadRequest, "bad_reason", "a reason is text of at most 2000 bytes"}
+		return v, &refusal{http.StatusBadRequest, "bad_reason", "a reason is text of at most 2000 bytes"}
 	case d != yes && reason == "", d == glass && len(reason) < minGlass:
-		return nil, &refusal{http.StatusBadRequest, "reason_needed", "say why: whoever denies gives a reason, and whoever breaks the glass one that others understand"}
+		return v, &refusal{http.StatusBadRequest, "reason_needed", "say why: whoever denies gives a reason, and whoever breaks the glass one that others understand"}
 	}
 	q, no := g.book.decide(ctx, id, p, d, reason)
 	if no != nil {
-		return nil, no
+		return v, no
 	}
 	g.book.mu.Lock()
 	defer g.book.mu.Unlock()
-	return q.view(p), nil
+	return g.book.view(q, p), nil
 }
 
 // sameSite refuses what a page of another site makes a browser send. What is shown to the gateway to say who asks no browser
@@ -209,30 +267,28 @@ func (g *Gateway) sameSite(ctx *fasthttp.RequestCtx) *refusal {
 }
 
 // list returns what is open and p's to decide, or p's own, the oldest first.
-func (b *book) list(p *Principal) any {
-	out := struct {
-		Approvals []approvalView `json:"approvals"`
-	}{[]approvalView{}}
+func (b *book) list(p *Principal) []Question {
+	out := []Question{}
 	b.mu.Lock()
 	for _, q := range b.byID {
 		if q.foreign == "" && q.state != onItsWay && q.state < used && (b.mayLook(p, q) || q.caller == p.Name) {
-			out.Approvals = append(out.Approvals, q.view(p))
+			out = append(out, b.view(q, p))
 		}
 	}
 	b.mu.Unlock()
-	slices.SortFunc(out.Approvals, func(a, b approvalView) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(out, func(a, b Question) int { return strings.Compare(a.ID, b.ID) })
 	return out
 }
 
 // look shows a question. Whose it is to decide sees the whole request, and that he did is on record before.
-func (b *book) look(ctx context.Context, id record.ID, p *Principal) (any, *refusal) {
+func (b *book) look(ctx context.Context, id record.ID, p *Principal) (v Question, no *refusal) {
 	b.mu.Lock()
 	q := b.byID[id]
 	if q == nil || q.foreign != "" || q.state == onItsWay || !b.mayLook(p, q) && q.caller != p.Name {
 		b.mu.Unlock()
-		return nil, noSuchApproval
+		return v, noSuchApproval
 	}
-	v, over := q.view(p), q.state >= used
+	v, over := b.view(q, p), q.state >= used
 	b.mu.Unlock()
 	if v.Yours || !b.mayLook(p, q) || over {
 		return v, nil
@@ -243,14 +299,14 @@ func (b *book) look(ctx context.Context, id record.ID, p *Principal) (any, *refu
 	r.Add("what", []byte("request"))
 	if err := b.g.recordAccess(ctx, q.id, r); err != nil {
 		b.g.log.Error("a look could not be recorded, so nothing is shown", "approval", q.id, "err", err)
-		return nil, &refusal{http.StatusServiceUnavailable, "record_unavailable", "the look could not be recorded, so nothing is shown; try again"}
+		return Question{}, &refusal{http.StatusServiceUnavailable, "record_unavailable", "the look could not be recorded, so nothing is shown; try again"}
 	}
 	fields, err := b.requestOf(ctx, q)
 	if err != nil {
 		b.g.log.Error("a request that is asked about cannot be read", "approval", q.id, "err", err)
-		return nil, &refusal{http.StatusServiceUnavailable, "request_unavailable", "the request cannot be read now; try again"}
+		return Question{}, &refusal{http.StatusServiceUnavailable, "request_unavailable", "the request cannot be read now; try again"}
 	}
-	w := &wholeCall{Leaf: tlog.HashLeaf(q.request.Bytes), Fields: make(map[string]string)}
+	w := &WholeCall{Leaf: tlog.HashLeaf(q.request.Bytes), Fields: make(map[string]string)}
 	for _, f := range fields {
 		switch {
 		case f.Name == record.FieldHeaders && json.Valid(f.Value):
@@ -294,20 +350,10 @@ func (g *Gateway) serveHook(ctx *fasthttp.RequestCtx, name string) {
 	}
 	work, cancel := context.WithTimeout(g.stopping, lookTime)
 	defer cancel()
-	if no := g.book.ready(); no != nil {
-		g.answer(ctx, record.ID{}, no)
-		return
+	no := g.book.ready()
+	var out Question
+	if no == nil {
+		out, no = g.decided(work, a.Approval, a.Who, a.Decision, a.Reason)
 	}
-	out, no := g.decided(work, a.Approval, a.Who, a.Decision, a.Reason)
-	if no != nil {
-		g.answer(ctx, record.ID{}, no)
-		return
-	}
-	body, err := json.Marshal(out)
-	if err != nil {
-		g.answer(ctx, record.ID{}, fault())
-		return
-	}
-	ctx.SetContentType("application/json")
-	ctx.SetBody(append(body, '\n'))
+	g.answerApproval(ctx, out, no)
 }

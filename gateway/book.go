@@ -82,6 +82,7 @@ func (b *book) decide(ctx context.Context, id record.ID, p *Principal, what deci
 	case record.Agreed:
 		event = "agreed"
 		q.yeses = append(q.yeses, who)
+		b.tell()
 	default:
 		event = "granted"
 		q.yeses = append(q.yeses, who)
@@ -431,6 +432,7 @@ func (b *book) restore(ctx context.Context, u record.Unfinished) error {
 	defer b.mu.Unlock()
 	b.byID[q.id], b.tagged[q.id] = q, q
 	b.poke()
+	b.tell()
 	return nil
 }
 

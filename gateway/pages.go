@@ -63,16 +63,7 @@ func (g *Gateway) servePage(ctx *fasthttp.RequestCtx) {
 		r.Header.Add(string(name), string(v))
 	}
 	p := &page{header: make(http.Header)}
-	g.cfg.Pages.ServePage(p, r, g.visitor(ctx).caller, func(who *Principal, why, what string) error {
-		entry := make(record.Record, 0, 6)
-		addActor(&entry, who)
-		entry.Add(record.FieldRemote, []byte(r.RemoteAddr))
-		entry.Add(record.FieldReason, []byte(why))
-		entry.Add(record.FieldWhat, []byte(what))
-		work, cancel := context.WithTimeout(g.stopping, lookTime)
-		defer cancel()
-		return g.recordAccess(work, record.ID{}, entry)
-	})
+	g.cfg.Pages.ServePage(p, r, g.visitor(ctx).caller, g.Note(r.RemoteAddr))
 	p.WriteHeader(http.StatusOK)
 	ctx.SetStatusCode(p.status)
 	for name, values := range p.header {
@@ -82,6 +73,20 @@ func (g *Gateway) servePage(ctx *fasthttp.RequestCtx) {
 	}
 	ctx.SetBody(p.body.Bytes())
 	ctx.SetWriteDeadline(g.writeTime(p.body.Len()))
+}
+
+// Note returns the Note of what people do from an address, for pages that are served beside the gateway's own address.
+func (g *Gateway) Note(from string) Note {
+	return func(who *Principal, why, what string) error {
+		entry := make(record.Record, 0, 6)
+		addActor(&entry, who)
+		entry.Add(record.FieldRemote, []byte(from))
+		entry.Add(record.FieldReason, []byte(why))
+		entry.Add(record.FieldWhat, []byte(what))
+		work, cancel := context.WithTimeout(g.stopping, lookTime)
+		defer cancel()
+		return g.recordAccess(work, record.ID{}, entry)
+	}
 }
 
 // recordAccess writes an access entry, about a session or about none. It is durable when this returns nil.

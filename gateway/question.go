@@ -227,6 +227,7 @@ type book struct {
 	kept   int                     // bytes in sealed
 	next   uint64                  // where gateways share a log: the first entry that was not read
 	read   chan struct{}           // closed when next rises, and replaced
+	news   chan struct{}           // closed when anything of what approvers see changes, and replaced
 }
 
 func newBook(g *Gateway, c Approvals) *book {
@@ -243,7 +244,7 @@ func newBook(g *Gateway, c Approvals) *book {
 		c.Again = defaultAgain
 	}
 	return &book{
-		g: g, c: c, wake: make(chan struct{}, 1), restored: make(chan struct{}), read: make(chan struct{}),
+		g: g, c: c, wake: make(chan struct{}, 1), restored: make(chan struct{}), read: make(chan struct{}), news: make(chan struct{}),
 		byID: make(map[record.ID]*question), byCall: make(map[callSum]*question), tagged: make(map[record.ID]*question),
 	}
 }
@@ -269,6 +270,13 @@ func (b *book) becomes(q *question, s asked) {
 		q.sealed = nil
 	}
 	b.poke()
+	b.tell()
+}
+
+// tell tells who follows the approvals that they have changed. b.mu is held.
+func (b *book) tell() {
+	close(b.news)
+	b.news = make(chan struct{})
 }
 
 // ready waits until the questions of earlier boots are known: until then nobody can tell what was asked before.

@@ -109,7 +109,7 @@ func (p *Pages) begin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.api(w, http.StatusOK, Begun{
-		Device: secret, Code: shown(d.code), URL: p.origin + Path, Complete: p.origin + Path + "?code=" + shown(d.code),
+		Device: secret, Code: shown(d.code), URL: p.origin + p.at, Complete: p.origin + p.at + "?code=" + shown(d.code),
 		Expires: int(underWay.Seconds()), Interval: int(interval.Seconds()),
 	})
 }

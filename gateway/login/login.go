@@ -13,6 +13,9 @@
 //     and a token that is so before anybody has it. What commands do to the store is not on record;
 //   - pages run no script, but for the one line that sends a SAML response on, and stand in no frame.
 //
+// The same pages, at a place of their own and with a home elsewhere, let people in where something else is shown to them, such as
+// records: then they log in and out, and no program gets a token there.
+//
 // Log-ins that are under way are in memory: a restart ends them. Sessions and tokens are in the store.
 package login
 
@@ -44,11 +47,17 @@ import (
 // Where the pages lie, from the gateway's root.
 const (
 	Path       = "/.tallystick/login"
-	BackPath   = Path + "/back"   // where OpenID Connect issuers send browsers back to
-	SAMLPath   = Path + "/saml"   // where SAML responses are posted to
+	BackPath   = Path + Back
+	SAMLPath   = Path + SAML
 	DevicePath = Path + "/device" // a program asks for a code (RFC 8628 §3.1)
 	TokenPath  = Path + "/token"  // and polls for its token (§3.4)
 	TokensPath = "/.tallystick/tokens"
+)
+
+// And from where the pages lie.
+const (
+	Back = "/back" // where OpenID Connect issuers send browsers back to
+	SAML = "/saml" // where SAML responses are posted to, and below it the metadata for each provider
 )
 
 // A Provider logs people in elsewhere, in two steps between which the browser is there. See the Logins of gateway/oidc and
@@ -70,6 +79,11 @@ type Config struct {
 	// Life is how long a session lives, and with it the tokens that were given in it; default 12 hours, at most token.Longest.
 	Life   time.Duration
 	Logger *slog.Logger // nil for none
+	// At is where the pages lie, by default Path.
+	At string
+	// Home is where people go on who have logged in, from the root: what is served there is another's. By default it is a page of
+	// these, on which programs are given tokens; with a home elsewhere none are.
+	Home string
 }
 
 const (
@@ -80,12 +94,15 @@ const (
 	eachDevice = 100              // of them from one address
 	interval   = 2 * time.Second  // between two polls of a program
 	maxForm    = 512 << 10        // bytes of what is posted
+	maxTo      = 2000             // bytes of where somebody goes on
 )
 
 // Pages are what lies under Path and TokensPath. Make them with New. Safe for concurrent use.
 type Pages struct {
 	cfg      Config
 	origin   string // of Public
+	at       string // where they lie
+	home     string // where people go on
 	secure   bool
 	key      []byte // for words that only pages of this process have
 	log      *slog.Logger
@@ -103,7 +120,7 @@ type pending struct {
 	provider Provider
 	memory   string
 	browser  [sha256.Size]byte // of the cookie of the browser that asked
-	code     string            // of the program that the person came for; "" for none
+	to       string            // where the person goes on
 }
 
 // New returns Pages.
@@ -123,8 +140,9 @@ func New(cfg Config) (*Pages, error) {
 	if cfg.Life < time.Minute || cfg.Life > token.Longest {
 		return nil, fmt.Errorf("login: a session of %v; choose 1m to %v", cfg.Life, token.Longest)
 	}
+	cfg.At = cmp.Or(cfg.At, Path)
 	p := &Pages{
-		cfg: cfg, origin: u.Scheme + "://" + u.Host, secure: u.Scheme == "https", key: make([]byte, 32), log: cfg.Logger,
+		cfg: cfg, origin: u.Scheme + "://" + u.Host, at: cfg.At, home: cmp.Or(cfg.Home, cfg.At), secure: u.Scheme == "https", key: make([]byte, 32), log: cfg.Logger,
 		logins: newTable[pending](maxPending, eachLogin), devices: newTable[*device](maxDevices, maxDevices), byCode: newTable[*device](maxDevices, eachDevice),
 		provider: make(map[string]Provider),
 	}
@@ -139,14 +157,19 @@ func New(cfg Config) (*Pages, error) {
 		p.provider[o.Name()] = o
 	}
 	p.mux = http.NewServeMux()
-	p.mux.HandleFunc("GET "+Path, p.home)
-	p.mux.HandleFunc("GET "+Path+"/start", p.start)
-	p.mux.HandleFunc("GET "+SAMLPath+"/{name}", p.metadata)
-	p.mux.HandleFunc("GET "+Path+"/style.css", p.style)
-	p.mux.HandleFunc("POST "+Path+"/confirm", p.confirm)
-	p.mux.HandleFunc("POST "+DevicePath, p.begin)
+	p.mux.HandleFunc("GET "+p.at, p.welcome)
+	p.mux.HandleFunc("GET "+p.at+"/start", p.start)
+	p.mux.HandleFunc("GET "+p.at+SAML+"/{name}", p.metadata)
+	p.mux.HandleFunc("GET "+p.at+"/style.css", p.style)
+	if p.givesTokens() {
+		p.mux.HandleFunc("POST "+p.at+"/confirm", p.confirm)
+		p.mux.HandleFunc("POST "+DevicePath, p.begin)
+	}
 	return p, nil
 }
+
+// givesTokens says whether programs are given tokens here.
+func (p *Pages) givesTokens() bool { return p.home == p.at }
 
 // ServePage answers a request. from is who makes it, if that is known by more than a cookie.
 func (p *Pages) ServePage(w http.ResponseWriter, r *http.Request, from *gateway.Principal, note gateway.Note) {
@@ -165,20 +188,20 @@ func (p *Pages) ServePage(w http.ResponseWriter, r *http.Request, from *gateway.
 			return
 		}
 	}
-	if r.URL.Path == TokensPath || strings.HasPrefix(r.URL.Path, TokensPath+"/") {
+	if p.givesTokens() && (r.URL.Path == TokensPath || strings.HasPrefix(r.URL.Path, TokensPath+"/")) {
 		p.tokens(w, r, from, note)
 		return
 	}
-	switch r.Method + " " + r.URL.Path { // what is put on record
-	case "GET " + BackPath:
+	switch what := r.Method + " " + r.URL.Path; { // what is put on record
+	case what == "GET "+p.at+Back:
 		p.back(w, r, note)
-	case "POST " + SAMLPath:
+	case what == "POST "+p.at+SAML:
 		p.posted(w, r, note)
-	case "POST " + Path + "/revoke":
-		p.revoke(w, r, note)
-	case "POST " + Path + "/out":
+	case what == "POST "+p.at+"/out" && p.givesTokens():
 		p.out(w, r, note)
-	case "POST " + TokenPath:
+	case what == "POST "+p.at+"/revoke" && p.givesTokens():
+		p.revoke(w, r, note)
+	case what == "POST "+TokenPath && p.givesTokens():
 		p.poll(w, r, note)
 	default:
 		p.mux.ServeHTTP(w, r)
@@ -238,25 +261,34 @@ func (p *Pages) same(r *http.Request, t *token.Token, purpose string) bool {
 	return subtle.ConstantTimeCompare([]byte(r.PostForm.Get("word")), []byte(p.word(t, purpose))) == 1
 }
 
-// home shows who is signed in, what waits for a yes, and the tokens; or who logs people in.
-func (p *Pages) home(w http.ResponseWriter, r *http.Request) {
+// welcome shows who logs people in; or who is signed in, what waits for a yes, and the tokens, where people go on here.
+func (p *Pages) welcome(w http.ResponseWriter, r *http.Request) {
 	code := normal(r.URL.Query().Get("code"))
 	t, ok := p.Person(r)
+	if !ok && !p.givesTokens() && r.Header.Get("Sec-Fetch-Site") == "cross-site" {
+		// Who follows a link of another site's, such as one in a message, may well be signed in: a strict cookie comes along from here.
+		p.show(w, http.StatusOK, "welcome", map[string]any{"To": r.URL.RequestURI(), "Refresh": r.URL.RequestURI()})
+		return
+	}
 	if !ok {
 		names := make([]string, 0, len(p.cfg.Providers))
 		for _, o := range p.cfg.Providers {
 			names = append(names, o.Name())
 		}
-		p.show(w, http.StatusOK, "choose", map[string]any{"Code": code, "Providers": names, "Start": Path + "/start"})
+		p.show(w, http.StatusOK, "choose", map[string]any{"Code": code, "To": r.URL.Query().Get("to"), "Providers": names, "Start": p.at + "/start"})
+		return
+	}
+	if !p.givesTokens() {
+		http.Redirect(w, r, p.local(r.URL.Query().Get("to")), http.StatusSeeOther)
 		return
 	}
 	data := map[string]any{
 		"Who": t.Principal.Name, "Email": t.Principal.Email, "Until": t.Expires.UTC().Format("2006-01-02 15:04 UTC"), "Asked": code != "",
-		"Out": Path + "/out", "OutWord": p.word(t, "out"), "Revoke": Path + "/revoke", "RevokeWord": p.word(t, "revoke"),
+		"Out": p.at + "/out", "OutWord": p.word(t, "out"), "Revoke": p.at + "/revoke", "RevokeWord": p.word(t, "revoke"),
 	}
 	if d, ok := p.byCode.get(code); ok && code != "" && d.waits() {
 		data["Device"] = map[string]string{"Code": shown(code), "Name": d.name, "From": d.from}
-		data["Confirm"], data["ConfirmWord"], data["Raw"] = Path+"/confirm", p.word(t, "confirm "+code), code
+		data["Confirm"], data["ConfirmWord"], data["Raw"] = p.at+"/confirm", p.word(t, "confirm "+code), code
 	}
 	var mine []map[string]string
 	for _, o := range p.cfg.Tokens.List() {
@@ -286,13 +318,27 @@ func (p *Pages) start(w http.ResponseWriter, r *http.Request) {
 	if len(browser) != len(state) {
 		browser = rand.Text()
 	}
-	if !p.logins.put(state, pending{o, memory, sha256.Sum256([]byte(browser)), normal(r.URL.Query().Get("code"))}, from(r)) {
+	onward := p.local(r.URL.Query().Get("to"))
+	if code := normal(r.URL.Query().Get("code")); code != "" && p.givesTokens() {
+		onward = p.at + "?code=" + url.QueryEscape(code)
+	}
+	if !p.logins.put(state, pending{o, memory, sha256.Sum256([]byte(browser)), onward}, from(r)) {
 		p.fail(w, http.StatusServiceUnavailable, "Too many people log in at once. Try again in a minute.")
 		return
 	}
 	// Lax: it must come back from the provider's site.
 	p.set(w, loginCookie, browser, underWay, http.SameSiteLaxMode)
 	http.Redirect(w, r, to, http.StatusSeeOther)
+}
+
+// local is where somebody goes on who came for to: there, if that is a page of this origin's, and else home.
+func (p *Pages) local(to string) string {
+	u, err := url.Parse(to)
+	if p.givesTokens() || err != nil || u.Scheme != "" || u.Host != "" || !strings.HasPrefix(to, "/") || strings.HasPrefix(to, "//") ||
+		strings.Contains(to, `\`) || len(to) > maxTo || strings.HasPrefix(to, p.at) {
+		return p.home
+	}
+	return to
 }
 
 // back finishes a log-in at an OpenID Connect issuer.
@@ -305,7 +351,7 @@ func (p *Pages) back(w http.ResponseWriter, r *http.Request, note gateway.Note) 
 func (p *Pages) posted(w http.ResponseWriter, r *http.Request, note gateway.Note) {
 	if p.read(r, loginCookie) == "" && r.PostForm.Get("again") == "" {
 		w.Header().Set("Content-Security-Policy", policy+"; script-src '"+onwardHash+"'")
-		p.show(w, http.StatusOK, "onward", map[string]any{"To": SAMLPath, "Response": r.PostForm.Get("SAMLResponse"), "State": r.PostForm.Get("RelayState"), "Script": onward})
+		p.show(w, http.StatusOK, "onward", map[string]any{"To": p.at + SAML, "Response": r.PostForm.Get("SAMLResponse"), "State": r.PostForm.Get("RelayState"), "Script": onward})
 		return
 	}
 	p.finish(w, r, r.PostForm["RelayState"], note)
@@ -351,12 +397,8 @@ func (p *Pages) finish(w http.ResponseWriter, r *http.Request, state []string, n
 	p.log.Info("somebody logged in", "provider", l.provider.Name(), "principal", who.Name, "session", t.ID)
 	p.set(w, loginCookie, "", 0, http.SameSiteLaxMode)
 	p.set(w, sessionCookie, value, time.Until(t.Expires), http.SameSiteStrictMode)
-	to := Path
-	if l.code != "" {
-		to += "?code=" + url.QueryEscape(l.code)
-	}
 	// Not a redirect: that would be one from the provider's site, and a strict cookie would not come along.
-	p.show(w, http.StatusOK, "welcome", map[string]any{"Who": who.Name, "To": to, "Refresh": to})
+	p.show(w, http.StatusOK, "welcome", map[string]any{"Who": who.Name, "To": l.to, "Refresh": l.to})
 }
 
 // mint makes a token of who, and puts that on record. One of which that cannot be done is not handed out.
@@ -435,7 +477,7 @@ func (p *Pages) confirm(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.log.Info("a code was decided", "principal", t.Principal.Name, "name", d.name, "from", d.from, "yes", r.PostForm.Get("decision") == "yes")
-	p.show(w, http.StatusOK, "done", map[string]any{"Yes": r.PostForm.Get("decision") == "yes", "Name": d.name, "To": Path})
+	p.show(w, http.StatusOK, "done", map[string]any{"Yes": r.PostForm.Get("decision") == "yes", "Name": d.name, "To": p.at})
 }
 
 // revoke ends one of the person's tokens.
@@ -449,7 +491,7 @@ func (p *Pages) revoke(w http.ResponseWriter, r *http.Request, note gateway.Note
 		p.fail(w, http.StatusServiceUnavailable, "The token could not be revoked. Try again.")
 		return
 	}
-	http.Redirect(w, r, Path, http.StatusSeeOther)
+	http.Redirect(w, r, p.at, http.StatusSeeOther)
 }
 
 // revokeOf ends a token if it is who's.
@@ -464,15 +506,21 @@ func (p *Pages) revokeOf(who *gateway.Principal, id string, note gateway.Note) e
 
 // out ends the session.
 func (p *Pages) out(w http.ResponseWriter, r *http.Request, note gateway.Note) {
-	t := p.signedIn(w, r, "out")
-	if t == nil {
-		return
+	if p.signedIn(w, r, "out") != nil {
+		p.SignOut(w, r, note)
 	}
-	if err := p.end(t, t.Principal, "log-out", note); err != nil && !errors.Is(err, token.ErrNotFound) {
-		p.log.Error("a session could not be ended", "err", err)
+}
+
+// SignOut ends the session of the browser that makes a request, if there is one, and shows who logs people in. Whoever calls it
+// knows that the request comes from a page of the same origin.
+func (p *Pages) SignOut(w http.ResponseWriter, r *http.Request, note gateway.Note) {
+	if t, ok := p.Person(r); ok {
+		if err := p.end(t, t.Principal, "log-out", note); err != nil && !errors.Is(err, token.ErrNotFound) {
+			p.log.Error("a session could not be ended", "err", err)
+		}
 	}
 	p.set(w, sessionCookie, "", 0, http.SameSiteStrictMode)
-	http.Redirect(w, r, Path, http.StatusSeeOther)
+	http.Redirect(w, r, p.at, http.StatusSeeOther)
 }
 
 // tokens lists the caller's own tokens, and revokes them. A cookie is nothing here.

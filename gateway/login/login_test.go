@@ -789,3 +789,118 @@ func TestNew(t *testing.T) {
 		}
 	}
 }
+
+// Where people go on elsewhere they log in at the pages' own place, come back to where they wanted to go, and sign out; no
+// program gets a token there, and nobody is sent to another site.
+func TestElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.elsewhere()
+	for to, want := range map[string]string{
+		"": "/", "/sessions/1?q=a&b=c": "/sessions/1?q=a&b=c", "//evil.example/": "/", `/\evil.example/`: "/", "https://evil.example/": "/", "javascript:alert(1)": "/",
+		"/login": "/", "/login/start?provider=door": "/", "evil": "/", "/\nx": "/", "/" + strings.Repeat("a", 3000): "/",
+	} {
+		c := w.browser()
+		w.noted(nil)
+		_, page := w.get(c, "/login?to="+url.QueryEscape(to))
+		start := regexp.MustCompile(`href="(/login/start\?provider=door[^"]*)"`).FindStringSubmatch(page)
+		if start == nil || !strings.Contains(page, "Log in to Tallystick") || !strings.Contains(page, `href="/login/style.css"`) {
+			t.Fatalf("%q: %s", to, page)
+		}
+		resp, _ := w.get(c, strings.ReplaceAll(start[1], "&amp;", "&"))
+		there, err := url.Parse(resp.Header.Get("Location"))
+		if err != nil || there.Host != "door.example" {
+			t.Fatalf("%s to %s", resp.Status, there)
+		}
+		_, page = w.get(c, "/login/back?who=alice&state="+there.Query().Get("state"))
+		if m := refresh.FindStringSubmatch(page); m == nil || strings.ReplaceAll(m[1], "&amp;", "&") != want {
+			t.Errorf("%q leads to %q, want %q: %s", to, m, want, page)
+		}
+		if got := w.noted(nil); len(got) != 1 || !strings.HasPrefix(got[0], "door:alice by oidc: log-in: session token ") {
+			t.Errorf("on record: %q", got)
+		}
+		// Who is signed in is not asked again.
+		if resp, _ := w.get(c, "/login?to="+url.QueryEscape(to)); resp.StatusCode != http.StatusSeeOther || resp.Header.Get("Location") != want {
+			t.Errorf("%q: %s to %q", to, resp.Status, resp.Header.Get("Location"))
+		}
+	}
+
+	// A link in a message: the strict cookie comes along at the second step.
+	for _, c := range []*http.Client{w.browser(), http.DefaultClient} {
+		req, err := http.NewRequest("GET", w.base+"/login?to=/approvals/1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Sec-Fetch-Site", "cross-site")
+		_, page := w.do(c, req)
+		if m := refresh.FindStringSubmatch(page); m == nil || m[1] != "/login?to=/approvals/1" {
+			t.Errorf("%s", page)
+		}
+	}
+
+	c := w.browser()
+	w.signInAt(c, "/login", "bob")
+	w.noted(nil)
+	for _, gone := range []struct{ method, path string }{
+		{"POST", DevicePath}, {"POST", TokenPath}, {"GET", TokensPath}, {"DELETE", TokensPath + "/x"}, {"POST", "/login/confirm"}, {"POST", "/login/revoke"}, {"POST", "/login/out"},
+		{"GET", Path}, {"GET", Path + "/start?provider=door"}, {"GET", BackPath}, {"POST", SAMLPath}, {"POST", "/login/device"}, {"POST", "/login/token"}, {"GET", "/"},
+	} {
+		req, err := http.NewRequest(gone.method, w.base+gone.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp, page := w.do(c, req); resp.StatusCode != http.StatusNotFound && resp.StatusCode != http.StatusMethodNotAllowed {
+			t.Errorf("%s %s: %s: %s", gone.method, gone.path, resp.Status, page)
+		}
+	}
+	if _, ok := w.here(c); !ok {
+		t.Error("bob was signed out by something else")
+	}
+	rec := httptest.NewRecorder()
+	r := httptest.NewRequest("POST", "/logout", nil)
+	u, _ := url.Parse(w.base)
+	for _, k := range c.Jar.Cookies(u) {
+		r.AddCookie(k)
+	}
+	w.pages.SignOut(rec, r, w.note)
+	if rec.Code != http.StatusSeeOther || rec.Header().Get("Location") != "/login" || !strings.Contains(rec.Header().Get("Set-Cookie"), "Max-Age=0") {
+		t.Errorf("%d %v", rec.Code, rec.Header())
+	}
+	if got := w.noted(nil); len(got) != 1 || !strings.HasPrefix(got[0], "door:bob by token: log-out: ") {
+		t.Errorf("on record: %q", got)
+	}
+	if _, ok := w.here(c); ok {
+		t.Error("the session lives on")
+	}
+}
+
+// elsewhere makes the world's pages those of something that is not a gateway.
+func (w *world) elsewhere() {
+	w.t.Helper()
+	var err error
+	if w.pages, err = New(Config{Public: w.base, Tokens: w.store, Providers: []Provider{&door{}}, At: "/login", Home: "/"}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) signInAt(c *http.Client, at, who string) {
+	w.t.Helper()
+	resp, _ := w.get(c, at+"/start?provider=door")
+	to, err := url.Parse(resp.Header.Get("Location"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if resp, page := w.get(c, at+Back+"?who="+who+"&state="+to.Query().Get("state")); resp.StatusCode != http.StatusOK {
+		w.t.Fatalf("%s: %s", resp.Status, page)
+	}
+}
+
+// here says who is signed in with a browser.
+func (w *world) here(c *http.Client) (*token.Token, bool) {
+	r := httptest.NewRequest("GET", "/", nil)
+	u, _ := url.Parse(w.base)
+	for _, k := range c.Jar.Cookies(u) {
+		r.AddCookie(k)
+	}
+	return w.pages.Person(r)
+}

@@ -30,14 +30,14 @@ button.yes{background:#1b1b1b;color:#fff}table{border-collapse:collapse;width:10
 var pages = template.Must(template.New("").Parse(`
 {{define "head"}}<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta name="robots" content="noindex">
-{{with .Refresh}}<meta http-equiv="refresh" content="0;url={{.}}">{{end}}<title>Tallystick</title><link rel="stylesheet" href="/.tallystick/login/style.css"></head><body>{{end}}
+{{with .Refresh}}<meta http-equiv="refresh" content="0;url={{.}}">{{end}}<title>Tallystick</title><link rel="stylesheet" href="{{.Style}}"></head><body>{{end}}
 {{define "foot"}}</body></html>
 {{end}}
 
 {{define "choose"}}{{template "head" .}}
-<h1>Log in to this gateway</h1>
+<h1>Log in to {{if .Elsewhere}}Tallystick{{else}}this gateway{{end}}</h1>
 {{if .Code}}<p class="warn">A program asks for access in your name. Go on only if you started it yourself a moment ago.</p>{{end}}
-<p>{{range .Providers}}<a class="button" href="{{$.Start}}?provider={{.}}{{if $.Code}}&amp;code={{$.Code}}{{end}}">Log in with {{.}}</a>{{end}}</p>
+<p>{{range .Providers}}<a class="button" href="{{$.Start}}?provider={{.}}{{if $.Code}}&amp;code={{$.Code}}{{end}}{{if $.To}}&amp;to={{$.To}}{{end}}">Log in with {{.}}</a>{{end}}</p>
 {{template "foot"}}{{end}}
 
 {{define "home"}}{{template "head" .}}
@@ -59,7 +59,7 @@ var pages = template.Must(template.New("").Parse(`
 {{template "foot"}}{{end}}
 
 {{define "welcome"}}{{template "head" .}}
-<h1>You are signed in as {{.Who}}</h1><p><a class="button" href="{{.To}}">Go on</a></p>
+<h1>{{with .Who}}You are signed in as {{.}}{{else}}One moment{{end}}</h1><p><a class="button" href="{{.To}}">Go on</a></p>
 {{template "foot"}}{{end}}
 
 {{define "onward"}}{{template "head" .}}
@@ -85,6 +85,7 @@ func (p *Pages) style(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (p *Pages) show(w http.ResponseWriter, status int, name string, data map[string]any) {
+	data["Style"], data["Elsewhere"] = p.at+"/style.css", !p.givesTokens()
 	if s, ok := data["Script"].(string); ok {
 		data["Script"] = template.JS(s)
 	}
@@ -100,5 +101,5 @@ func (p *Pages) show(w http.ResponseWriter, status int, name string, data map[st
 }
 
 func (p *Pages) fail(w http.ResponseWriter, status int, message string) {
-	p.show(w, status, "fail", map[string]any{"Message": message, "To": Path})
+	p.show(w, status, "fail", map[string]any{"Message": message, "To": p.at})
 }

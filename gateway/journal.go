@@ -399,7 +399,7 @@ func (m *remnant) take(fr frame) {
 		m.status, m.header, m.first = int(binary.BigEndian.Uint16(b)), b[2:], time.UnixMicro(micros)
 	case plain[0] == framePiece:
 		m.body = append(m.body, b...)
-		m.table = appendEvent(m.table, len(b), time.Duration(micros)*time.Microsecond)
+		m.table = record.AppendEvent(m.table, record.Event{Bytes: len(b), After: time.Duration(micros) * time.Microsecond})
 		m.pieces++
 	}
 	m.next++

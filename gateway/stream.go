@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -254,7 +253,7 @@ func (s *tee) pass(b []byte, event bool) error {
 	s.track.piece(b, gap)
 	s.kept = append(s.kept, b...)
 	if event {
-		s.table = appendEvent(s.table, len(b), gap)
+		s.table = record.AppendEvent(s.table, record.Event{Bytes: len(b), After: gap})
 	}
 	switch {
 	case s.c.route.MaskAnswers: // all of it is withheld, and masked at the end
@@ -268,15 +267,6 @@ func (s *tee) pass(b []byte, event bool) error {
 		s.ready = append(s.ready, b...)
 	}
 	return nil
-}
-
-func appendEvent(table []byte, n int, gap time.Duration) []byte {
-	if table[len(table)-1] != '[' {
-		table = append(table, ',')
-	}
-	table = strconv.AppendInt(append(table, '['), int64(n), 10)
-	table = strconv.AppendInt(append(table, ','), max(0, gap.Microseconds()), 10)
-	return append(table, ']')
 }
 
 // strikeAcross strikes the credential out of bytes that come in pieces: the end of a piece that tells of its beginning

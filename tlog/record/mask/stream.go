@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+
+	"github.com/tallystick/tallystick/tlog/record"
 )
 
 // ErrEvents is a table of events that is not one of the body's: keep the body sealed, or mask it without the table.
@@ -19,54 +21,20 @@ var ErrEvents = errors.New("mask: the table of events does not belong to the bod
 // messages, and likewise whatever else sends JSON or text. A mask stands in the first event that had a part of the value; from the
 // others the rest of it is gone. Where an event says again what others said, as the last ones do, it is masked again.
 func (m *Masker) Stream(dst, body, table []byte) (masked, newTable []byte, f Findings, err error) {
-	sizes, gaps, err := readTable(table, len(body))
+	events, err := record.ParseEvents(bytes.TrimSpace(table), len(body))
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, fmt.Errorf("%w: %w", ErrEvents, err)
+	}
+	sizes := make([]int, len(events))
+	for i, e := range events {
+		sizes[i] = e.Bytes
 	}
 	masked, sizes, f = m.stream(dst, body, sizes)
 	newTable = append(newTable, '[')
-	for i, n := range sizes {
-		if i > 0 {
-			newTable = append(newTable, ',')
-		}
-		newTable = append(strconv.AppendInt(append(newTable, '['), int64(n), 10), ',')
-		newTable = append(append(newTable, gaps[i]...), ']')
+	for i, e := range events {
+		newTable = record.AppendEvent(newTable, record.Event{Bytes: sizes[i], After: e.After})
 	}
 	return masked, append(newTable, ']'), f, nil
-}
-
-// readTable reads a table of events whose sizes add up to total.
-func readTable(table []byte, total int) (sizes []int, gaps [][]byte, err error) {
-	b := bytes.TrimSpace(table)
-	if len(b) < 2 || b[0] != '[' || b[len(b)-1] != ']' {
-		return nil, nil, ErrEvents
-	}
-	b = b[1 : len(b)-1]
-	for len(b) > 0 {
-		end := bytes.IndexByte(b, ']')
-		if b[0] != '[' || end < 0 {
-			return nil, nil, ErrEvents
-		}
-		size, gap, ok := bytes.Cut(b[1:end], []byte(","))
-		n, err := strconv.Atoi(string(size))
-		if !ok || err != nil || n < 0 || !isNumber(gap) {
-			return nil, nil, fmt.Errorf("%w: event %d", ErrEvents, len(sizes))
-		}
-		if total -= n; total < 0 {
-			return nil, nil, fmt.Errorf("%w: it is longer", ErrEvents)
-		}
-		sizes, gaps = append(sizes, n), append(gaps, gap)
-		if b = b[end+1:]; len(b) > 0 {
-			if b[0] != ',' || len(b) == 1 {
-				return nil, nil, ErrEvents
-			}
-			b = b[1:]
-		}
-	}
-	if total != 0 {
-		return nil, nil, fmt.Errorf("%w: it is shorter by %d bytes", ErrEvents, total)
-	}
-	return sizes, gaps, nil
 }
 
 // stream masks a stream, and changes sizes to what they are then.

@@ -86,6 +86,8 @@ type Config struct {
 	Operators string `yaml:"operators"`
 	// Gateway is what stands between callers and models.
 	Gateway Gateway `yaml:"gateway"`
+	// Console is where people read, in a browser; by default nowhere.
+	Console *Console `yaml:"console"`
 
 	dir string // what relative paths are relative to
 }
@@ -367,6 +369,9 @@ func (c *Config) check() error {
 	if err := check(); err != nil {
 		return err
 	}
+	if err := c.checkConsole(); err != nil {
+		return err
+	}
 	if !c.HasGateway() && c.HasLog() && c.ServeLog.Listen != "" {
 		return misplaced("this process has no data keys; it belongs in the gateway's file", map[string]bool{"retention": len(c.Retention) > 0, "retain_every": c.RetainEvery != 0})
 	}
@@ -553,6 +558,7 @@ func (c *Config) resolve(dir string) {
 	at(&c.Gateway.Policy)
 	c.Gateway.Approvals.resolve(at)
 	c.Gateway.Masking.resolve(at)
+	c.Console.resolve(at)
 }
 
 // reference reads where a key is: a reference, or the path of a file, which is relative to dir.

@@ -252,10 +252,13 @@ func (p *Pages) word(t *token.Token, purpose string) string {
 
 // same says whether a POST comes from a page of this gateway's that the person of the session was shown.
 func (p *Pages) same(r *http.Request, t *token.Token, purpose string) bool {
-	if o := r.Header.Get("Origin"); o != "" && o != p.origin {
+	o, s := r.Header.Get("Origin"), r.Header.Get("Sec-Fetch-Site")
+	if s != "" && s != "same-origin" {
 		return false
 	}
-	if s := r.Header.Get("Sec-Fetch-Site"); s != "" && s != "same-origin" {
+	// From a page with the Referrer-Policy no-referrer, as ours are, a form's POST has the origin null: Fetch, "append a request
+	// Origin header".
+	if o != "" && o != p.origin && !(o == "null" && s == "same-origin") {
 		return false
 	}
 	return subtle.ConstantTimeCompare([]byte(r.PostForm.Get("word")), []byte(p.word(t, purpose))) == 1

@@ -261,7 +261,7 @@ func TestDevice(t *testing.T) {
 	}
 	form := formTo(page, Path+"/confirm")
 	form.Set("decision", "yes")
-	if resp, page := w.post(c, Path+"/confirm", form, "Origin: "+w.base, "Sec-Fetch-Site: same-origin"); resp.StatusCode != 200 || !strings.Contains(page, "has its token") {
+	if resp, page := w.post(c, Path+"/confirm", form, "Origin: null", "Sec-Fetch-Site: same-origin"); resp.StatusCode != 200 || !strings.Contains(page, "has its token") {
 		t.Fatalf("%s: %s", resp.Status, page)
 	}
 	if resp, _ := w.post(c, Path+"/confirm", form); resp.StatusCode != http.StatusGone {
@@ -495,6 +495,8 @@ func TestForgedYes(t *testing.T) {
 		{"from a page without origin", alice, good, code, []string{"Origin: null"}, 403},
 		{"from another port", alice, good, code, []string{"Origin: http://127.0.0.1:1"}, 403},
 		{"across sites", alice, good, code, []string{"Sec-Fetch-Site: cross-site"}, 403},
+		{"across sites, from a page without origin", alice, good, code, []string{"Origin: null", "Sec-Fetch-Site: cross-site"}, 403},
+		{"from another site, by a word of its own", alice, good, code, []string{"Origin: https://evil.example", "Sec-Fetch-Site: same-origin"}, 403},
 		{"from a sister site", alice, good, code, []string{"Sec-Fetch-Site: same-site"}, 403},
 		{"nobody", w.browser(), good, code, nil, 401},
 		{"a code nobody has", alice, w.wordOf(alice, "confirm BBBBBBBB"), "BBBBBBBB", nil, 410},

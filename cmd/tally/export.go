@@ -126,12 +126,19 @@ With --all it copies the public log instead, entries and tiles and no content, i
 
 // bundles exports sessions one by one, from the log that s names.
 func (t *tally) bundles(ctx context.Context, s *source, who audit.Asker, ids []record.ID, each func(record.ID, []byte) error) error {
+	return t.bundlesFor(ctx, s, who, audit.Export, "", ids, each)
+}
+
+// bundlesFor fetches sessions one by one, from the log that s names, for the sake of an act; detail says in words what of it, see
+// [audit.Desk.Bundle].
+func (t *tally) bundlesFor(ctx context.Context, s *source, who audit.Asker, act audit.Act, detail string, ids []record.ID, each func(record.ID, []byte) error) error {
 	base, err := s.url()
 	if err != nil {
 		return err
 	}
 	for base != "" && len(ids) > 0 {
-		bundle, err := t.askRunning(ctx, base, s.tokenFile, who, ids[0], "export/"+ids[0].String())
+		path := "export/" + ids[0].String() + "?" + url.Values{"as": {act.String()}, "detail": {detail}}.Encode()
+		bundle, err := t.askRunning(ctx, base, s.tokenFile, who, ids[0], path)
 		if refused := new(url.Error); errors.As(err, &refused) && s.log == "" {
 			break // it said that it runs, and does not: it died
 		}
@@ -148,7 +155,7 @@ func (t *tally) bundles(ctx context.Context, s *source, who audit.Asker, ids []r
 	}
 	return t.atDesk(ctx, s, func(ctx context.Context, desk *audit.Desk) error {
 		for _, id := range ids {
-			bundle, err := desk.Export(ctx, who, id)
+			bundle, err := desk.Bundle(ctx, who, act, detail, id)
 			if err != nil {
 				return err
 			}

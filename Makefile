@@ -3,12 +3,13 @@
 GO ?= go
 BIN := bin
 
-.PHONY: help build run test crash vault masks fuzz bench race lint clean peers
+.PHONY: help build run test crash vault masks fuzz bench race lint clean peers browser
 
 help:
 	@echo "make run      the demo, from nothing: gateway, log and a fake model on this machine; VAULT=1: with its keys in a Vault"
 	@echo "make test     everything that must hold, in a quarter of an hour at most"
 	@echo "make peers    of that, what needs others' code: SDKs, identity providers, other witnesses and logs"
+	@echo "make browser  a Chromium, which the tests of the console need, where it is missing (Debian, as root)"
 	@echo "make build    bin/tally, bin/tally-verify, bin/tally-witness, bin/tally-bench"
 	@echo "make bench    how fast, as ratios to raw Pebble and to calling the model directly; VAULT=1: through a Vault, too"
 	@echo "make crash    kill -9 under load, 200 times (CRASHES=n)"
@@ -41,9 +42,10 @@ endif
 CRASHES ?= 200
 FUZZTIME ?= 30s
 # Modules of their own that bring in code we did not write: official SDKs, identity providers, other logs' checkers.
-PEERS := gateway/peers gateway/peers/openid tlog/peers witness/peers keys/peers keys/peers/transit bench/peers
+PEERS := gateway/peers gateway/peers/openid tlog/peers witness/peers keys/peers keys/peers/transit audit/peers bench/peers
 
 test:
+	@[ "$$CI" != true ] || $(MAKE) --no-print-directory browser
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go'))" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
 	$(GO) test ./...
@@ -53,6 +55,13 @@ test:
 
 peers:
 	@for m in $(PEERS); do (cd $$m && $(GO) test -count=1 ./...) || exit 1; done
+
+# Without a browser the tests that need one are skipped; where CI=true they fail.
+browser:
+	@for b in "$$CHROMIUM" chromium chromium-browser google-chrome; do if [ -n "$$b" ] && command -v "$$b" >/dev/null; then exit 0; fi; done; \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends chromium >/dev/null; \
+	  else echo "no Chromium: install your system's package of it, or name one with CHROMIUM=/path/to/it" >&2; exit 1; fi
 
 crash:
 	CRASHES=$(CRASHES) $(GO) test -count=1 -timeout 60m -v -run TestKilled ./cmd/tally ./cmd/tally-witness

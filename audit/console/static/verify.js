@@ -335,7 +335,7 @@ async function judgeCheckpoint(text, policy) {
     note = parseNote(text);
   } catch (e) {
     const no = { ok: false, detail: `not a signed checkpoint: ${e.message}` };
-    return { signed: no, cosigned: no, cosignatures: [], strangers: [] };
+    return { checkpoint: null, signed: no, cosigned: no, cosignatures: [], strangers: [], by: null };
   }
   const out = { checkpoint: note, cosignatures: [], strangers: [], by: null };
   if (!policy) {
@@ -874,7 +874,7 @@ class Judge {
         : end.is.kind === "refused" ? `it was refused: ${end.is.reason}` : `it ended with ${end.subject} as ${end.is.outcome}`);
     const back = backwards(s.entries);
     this.say("times-ordered", subject, back === null, back ?? `from ${s.entries[0].is.time}`);
-    if (tree.by === null || tree.by === undefined) return;
+    if (tree.by === null) return;
     const late = s.entries.find((e) => e.is.at > tree.by + SKEW);
     this.say("times-bracketed", subject, !late,
       late ? `${late.subject} states ${late.is.time}, and witnesses had seen it by ${showTime(tree.by)}` : `seen by witnesses by ${showTime(tree.by)}`);

@@ -1,0 +1,19 @@
+module github.com/tallystick/tallystick/audit/peers
+
+go 1.26.0
+
+require (
+	github.com/chromedp/cdproto v0.159.0
+	github.com/chromedp/chromedp v0.23.0
+	github.com/tallystick/tallystick v0.0.0
+	golang.org/x/mod v0.42.0
+)
+
+require (
+	filippo.io/mldsa v1.0.0 // indirect
+	github.com/go-json-experiment/json v1.27.2 // indirect
+	github.com/klauspost/compress v1.20.3 // indirect
+	github.com/transparency-dev/merkle v0.0.2 // indirect
+)
+
+replace github.com/tallystick/tallystick => ../..

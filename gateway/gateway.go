@@ -170,6 +170,8 @@ type Config struct {
 	// Heartbeat is the time between heartbeat entries; zero means 10 seconds.
 	Heartbeat time.Duration
 	Logger    *slog.Logger // nil for none
+	// Models are the names of models that Stats tells apart; whatever else callers name is other. nil tells none apart.
+	Models []string
 
 	lastWords time.Duration // tests only; zero means the constant
 }
@@ -221,6 +223,7 @@ type Gateway struct {
 	policing sync.Mutex              // held while another comes into force
 	book     *book
 	meter    Meter
+	numbers  *numbers
 
 	promiser  ed25519.PrivateKey // of this boot, never on a disk; nil if nothing is promised
 	recent    recent
@@ -264,6 +267,7 @@ func New(cfg Config) (*Gateway, error) {
 	if g.routes, err = newRoutes(cfg.Routes); err != nil {
 		return nil, err
 	}
+	g.numbers = newNumbers(cfg.Models, g.routes)
 	for _, m := range g.routes {
 		if g.mask = m.route.Mask; g.mask != nil {
 			break
@@ -456,7 +460,7 @@ func (g *Gateway) lastEntries(written chan error) error {
 
 // full answers who is turned away at the door. It waits for nobody.
 func (g *Gateway) full(conn net.Conn) {
-	g.writer.Shed(1)
+	g.turnedAway("too_many_connections")
 	if g.cfg.TLS == nil {
 		body := (&refusal{http.StatusServiceUnavailable, "too_many_connections", "the gateway has as many connections as it may; close some, or try again"}).body(record.ID{})
 		conn.SetWriteDeadline(time.Now().Add(time.Millisecond)) // a buffer that is empty takes it at once
@@ -529,6 +533,6 @@ func (g *Gateway) strict() strictConfig {
 		Refusal: func(status int, code, message string) []byte {
 			return (&refusal{status, code, message}).body(record.ID{})
 		},
-		OnRefuse: func(net.Addr, int, string) { g.writer.Shed(1) },
+		OnRefuse: func(_ net.Addr, _ int, code string) { g.turnedAway(code) },
 	}
 }

@@ -44,6 +44,7 @@ func (g *Gateway) visitor(ctx *fasthttp.RequestCtx) visitor {
 func (g *Gateway) meet(c *strictConn, h *requestHead, raw []byte) (v visitor) {
 	defer func() {
 		if p := recover(); p != nil {
+			g.numbers.panics.Add(1)
 			g.log.Error("an identifier panicked", "panic", panicText(p), "stack", string(debug.Stack()))
 			v = visitor{no: fault()}
 		}
@@ -151,7 +152,7 @@ func (r *ration) take(now time.Time) bool {
 // ration; everything else is counted only.
 func (c *call) turnAway(ctx *fasthttp.RequestCtx, v visitor) {
 	if v.why == "" || !c.g.strangers.take(c.received) {
-		c.g.writer.Shed(1)
+		c.g.turnedAway(v.no.code)
 		c.g.answer(ctx, c.id, v.no)
 		return
 	}

@@ -21,6 +21,9 @@ type inForce struct {
 }
 
 // errNoPolicy is why a call cannot be judged: the policy is not on record yet.
+// errNotBegun is why no call can be recorded: the gateway's own first entry is not on record yet.
+var errNotBegun = errors.New("the gateway's start is not on record yet")
+
 var errNoPolicy = errors.New("the policy is not on record yet")
 
 // SetPolicy makes p judge the calls from now on. It is in force when it is on record, with its text, and SetPolicy has
@@ -139,6 +142,7 @@ func (c *call) judge(ctx *fasthttp.RequestCtx) (no *refusal) {
 	c.policy, c.version = law.entry, law.Version()
 	c.judged = true
 	c.judgement = law.Judge(f)
+	c.route.counts.verdicts[min(c.judgement.Verdict, Allow)].Add(1)
 	if c.judgement.Verdict != Refuse {
 		var over *OverQuota
 		if c.reserved, over = c.g.meter.Reserve(c.caller.Name, c.judgement.Quotas, f.Tokens()); over != nil {

@@ -434,7 +434,13 @@ type Notice struct {
 
 // notify tells of a question. b.mu is not held.
 func (b *book) notify(q *question, event string, got int, actor, reason string) {
-	if b.c.Notify == nil || q.foreign != "" {
+	if q.foreign != "" {
+		return
+	}
+	if i := eventIndex(event); i >= 0 {
+		b.g.numbers.approvals[i].Add(1)
+	}
+	if b.c.Notify == nil {
 		return
 	}
 	n := Notice{
@@ -540,11 +546,13 @@ func (c *call) unasked(ctx *fasthttp.RequestCtx, err error) {
 		b.mu.Unlock()
 	}
 	defer c.over()
+	c.g.numbers.unRequest.Add(1)
 	c.g.log.Warn("a call that needs a yes could not be recorded and was not sent", "session", c.id, "err", err)
 	no := unavailable(err)
 	if c.request != nil {
 		c.recordResponse(answered{status: no.status, body: no.body(c.id), outcome: record.Internal, err: c.safe(err)})
 	}
+	c.outcome, c.status = outUnrecorded, no.status
 	c.g.answer(ctx, c.id, no)
 }
 
@@ -552,6 +560,7 @@ func (c *call) unasked(ctx *fasthttp.RequestCtx, err error) {
 // to use. Otherwise it has answered.
 func (c *call) hold(ctx *fasthttp.RequestCtx) bool {
 	b, q := c.g.book, c.question
+	defer c.waiting(time.Now())
 	hold := c.judgement.Approval.Hold
 	if hold == 0 {
 		hold = b.c.Hold
@@ -617,9 +626,21 @@ func (c *call) later() *refusal {
 		return nil
 	}
 	c.ended = true
+	c.stillOpen(no.status)
 	c.over()
 	return no
 }
+
+// stillOpen says, for those who count, that a call has gone whose question has not ended.
+func (c *call) stillOpen(status int) {
+	c.outcome, c.status = record.Waiting, status
+	if c.left.Load() {
+		c.outcome = record.ClientGone
+	}
+}
+
+// waiting adds to the time that people were waited for.
+func (c *call) waiting(since time.Time) { c.waited += time.Since(since) }
 
 // usedByOther ends a call that waited for a yes which another session used, or which could not be asked for.
 func (c *call) usedByOther() *refusal {
@@ -775,6 +796,7 @@ func (c *call) unused(err error) *refusal {
 		return c.usedByOther()
 	case c.mine && c.g.book.leave(c, true):
 		c.ended = true
+		c.outcome, c.status = outUnrecorded, http.StatusServiceUnavailable
 		c.over()
 		return unavailable(err)
 	}

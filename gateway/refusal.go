@@ -106,7 +106,7 @@ func (g *Gateway) unreadable(ctx *fasthttp.RequestCtx, err error) {
 	if errors.Is(err, fasthttp.ErrBodyTooLarge) {
 		no = refusalBodyTooLarge(g.limits.Body)
 	}
-	g.writer.Shed(1)
+	g.turnedAway(no.code)
 	g.answer(ctx, record.ID{}, no)
 	ctx.SetConnectionClose()
 }

@@ -96,6 +96,7 @@ type Route struct {
 	Forward, Return []string
 
 	looked *atomic.Pointer[forms] // of the credential, as it was at the last look; set by check
+	counts *counts                // set by newNumbers
 }
 
 // Caller is a principal and one of its static keys.

@@ -33,6 +33,7 @@ const SessionHeader = "Tallystick-Session"
 func (g *Gateway) handle(ctx *fasthttp.RequestCtx) {
 	defer func() {
 		if p := recover(); p != nil {
+			g.numbers.panics.Add(1)
 			g.log.Error("a handler panicked", "panic", panicText(p), "stack", string(debug.Stack()))
 			g.answer(ctx, record.ID{}, fault())
 			ctx.SetConnectionClose()
@@ -100,7 +101,7 @@ type call struct {
 
 	reserved *Reservation  // what the call holds of its quotas
 	retry    time.Duration // after which it would have room in them
-	used     int64         // tokens; less than zero where nobody knows
+	tokens   spent         // as the answer says
 
 	question *question // what people are asked about the call; nil for nothing
 	mine     bool      // by this session
@@ -109,6 +110,14 @@ type call struct {
 	received time.Time
 	sent     time.Time
 	first    time.Time
+	modelEnd time.Time     // when the model had no more to say
+	waited   time.Duration // for people
+
+	// What it came to, for those who count.
+	outcome    record.Outcome
+	status     int // that its caller was given
+	answerSize int // bytes of the model's body
+	streamed   bool
 
 	ctx    context.Context // ends with the call: a limit, the caller gone, the gateway stopping
 	cancel context.CancelCauseFunc
@@ -138,7 +147,7 @@ var (
 
 // serve is the trip of a call, in its order. Step 1, the strict reading, is behind us: the connection did it.
 func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
-	c := &call{g: g, received: time.Now(), used: -1}
+	c := &call{g: g, received: time.Now(), tokens: untold, outcome: record.Internal, status: http.StatusInternalServerError}
 	c.id = record.NewID(c.received)
 	defer c.rescue(ctx)
 
@@ -197,6 +206,8 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 // begin starts the clock and the watch of a call. over ends both.
 func (c *call) begin(ctx *fasthttp.RequestCtx) {
 	c.g.active.Add(1)
+	c.route.counts.begun.Add(1)
+	c.route.counts.active.Add(1)
 	var cancel context.CancelCauseFunc
 	c.ctx, cancel = context.WithCancelCause(c.g.stopping)
 	c.cancel = cancel
@@ -218,7 +229,7 @@ func (c *call) over() {
 	case c.sent.IsZero():
 		c.reserved.Cancel()
 	default:
-		c.reserved.Settle(c.used)
+		c.reserved.Settle(c.tokens.both())
 	}
 	c.watch.stop()
 	c.total.Stop()
@@ -227,6 +238,7 @@ func (c *call) over() {
 	clear(c.key)
 	c.key = nil // what is sealed after this gets another, never zeros
 	c.g.active.Add(-1)
+	c.count(time.Now())
 }
 
 // decide finds the route and says whether the caller may use it, and reads of the body what records and rules need.
@@ -270,6 +282,7 @@ func (c *call) refuse(ctx *fasthttp.RequestCtx, no *refusal) {
 	if err != nil {
 		c.g.writer.Shed(1)
 	}
+	c.g.numbers.of(c.route).refused[reasonIndex(no.code)].Add(1)
 	clear(c.key)
 	c.g.answer(ctx, c.id, no)
 	if c.retry > 0 {
@@ -362,6 +375,8 @@ func (c *call) unsent(ctx *fasthttp.RequestCtx, err error) {
 		return
 	}
 	defer c.over()
+	c.outcome, c.status = outUnrecorded, http.StatusServiceUnavailable
+	c.g.numbers.unRequest.Add(1)
 	c.g.log.Warn("a call could not be recorded and was not sent", "session", c.id, "err", err)
 	c.g.answer(ctx, c.id, unavailable(err))
 }
@@ -384,6 +399,7 @@ func unavailable(err error) *refusal {
 
 // give answers with a whole body, once its record is durable.
 func (c *call) give(ctx *fasthttp.RequestCtx, resp *http.Response, body []byte) {
+	c.modelEnd = time.Now()
 	c.strike(body)
 	out := record.Complete
 	if c.left.Load() {
@@ -492,6 +508,12 @@ type answered struct {
 // recordResponse puts the response into the log, once. Unless the mode is open it returns when the response, and with
 // it the request, is durable.
 func (c *call) recordResponse(a answered) error {
+	if !c.ended {
+		c.outcome, c.status, c.answerSize, c.streamed = a.outcome, a.status, len(a.body), a.events != nil
+		if a.header != nil {
+			c.tokens = usedTokens(c.route.API, a.body, c.streamed)
+		}
+	}
 	if c.lost && !c.ended && c.route.MaskAnswers {
 		c.addAnswer(new(record.Record), &a) // for its caller alone
 	}
@@ -499,9 +521,6 @@ func (c *call) recordResponse(a answered) error {
 		return nil
 	}
 	c.ended = true
-	if c.reserved != nil {
-		c.used = usedTokens(c.route.API, a.body, a.events != nil)
-	}
 	d, err := c.draft(record.Entry{Kind: record.Response, Outcome: a.outcome}, c.responseRecord(a))
 	if err != nil {
 		return c.unrecorded(err)
@@ -564,11 +583,18 @@ func (c *call) responseRecord(a answered) record.Record {
 // not given what is not on record.
 func (c *call) unrecorded(err error) error {
 	c.g.log.Error("a session could not be recorded", "session", c.id, "err", err)
+	if c.sent.IsZero() {
+		c.g.numbers.unRequest.Add(1)
+	} else {
+		c.g.numbers.unResponse.Add(1)
+	}
 	if c.g.cfg.Mode == Open {
+		c.g.numbers.lost.Add(1)
 		c.g.writer.Lose(1, "log_unavailable")
 		c.g.recent.put(recentSession{c.id, c.caller.Name, nil, nil, c.nonces})
 		return nil
 	}
+	c.outcome, c.status = outUnrecorded, http.StatusServiceUnavailable
 	return err
 }
 
@@ -617,6 +643,7 @@ func (c *call) rescue(ctx *fasthttp.RequestCtx) {
 }
 
 func (c *call) panicked(p any) {
+	c.g.numbers.panics.Add(1)
 	c.g.log.Error("a call panicked", "session", c.id, "panic", panicText(p), "stack", string(debug.Stack()))
 }
 

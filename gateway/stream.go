@@ -127,7 +127,11 @@ func (s *tee) begin(head []byte) error {
 
 // unjournaled decides what a journal that cannot be written means: the end of the stream, or in open nothing.
 func (s *tee) unjournaled(err error) error {
-	if err == nil || s.c.g.cfg.Mode == Open {
+	if err == nil {
+		return nil
+	}
+	s.c.g.numbers.torn.Add(1)
+	if s.c.g.cfg.Mode == Open {
 		return nil
 	}
 	return fmt.Errorf("%w: %w", errLog, err)
@@ -315,6 +319,7 @@ func (s *tee) finish(err error) {
 	}
 	s.over = true
 	c := s.c
+	c.modelEnd = time.Now()
 	whole := errors.Is(err, io.EOF)
 	if !errors.Is(err, errLog) {
 		if rerr := s.rest(whole); rerr != nil {

@@ -27,7 +27,7 @@ func TestUsedTokens(t *testing.T) {
 		{"a stream of messages", Anthropic, "event: message_start\ndata: {\"message\":{\"usage\":{\"input_tokens\":25,\"output_tokens\":1}}}\n\nevent: message_delta\ndata: {\"usage\":{\"output_tokens\":15}}\n\n", true, 40},
 		{"a stream of responses", OpenAI, "data: {\"type\":\"response.created\",\"response\":{\"usage\":null}}\n\ndata:{\"response\":{\"usage\":{\"input_tokens\":8,\"output_tokens\":1}}}\n\n", true, 9},
 	} {
-		if got := usedTokens(c.api, []byte(c.body), c.stream); got != c.want {
+		if got := usedTokens(c.api, []byte(c.body), c.stream).both(); got != c.want {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)
 		}
 	}
@@ -38,7 +38,7 @@ func FuzzUsedTokens(f *testing.F) {
 	f.Add([]byte("data: {\"message\":{\"usage\":{\"input_tokens\":25}}}\n\n"), false)
 	f.Fuzz(func(t *testing.T, body []byte, stream bool) {
 		for _, api := range []API{OpenAI, Anthropic, HTTP} {
-			if n := usedTokens(api, body, stream); n < -1 {
+			if n := usedTokens(api, body, stream).both(); n < -1 {
 				t.Error(n)
 			}
 		}

@@ -80,6 +80,7 @@ func (v *vigil) WriteTo(w io.Writer) (n int64, err error) {
 // when it may not, and an error when there is nobody to tell.
 func (v *vigil) wait(write func([]byte) error) (*refusal, error) {
 	c, b, q := v.c, v.c.g.book, v.c.question
+	defer c.waiting(time.Now())
 	comment := fmt.Appendf(nil, ": waiting for approval %s\n\n", q.id)
 	if err := write(comment); err != nil {
 		return nil, err // and Close ends the call
@@ -130,6 +131,7 @@ func (v *vigil) send() *refusal {
 	}
 	if !isStream(resp) {
 		b, rest, err := c.whole(resp, body)
+		c.modelEnd = time.Now()
 		body.Close()
 		if err == nil && rest {
 			err = errAnswer
@@ -209,6 +211,7 @@ func (v *vigil) end() {
 	case c.ended:
 	case !c.cleared && c.mine && c.g.book.leave(c, true):
 		c.ended = true
+		c.stillOpen(499)
 		c.over()
 	case !c.cleared:
 		c.notSent(&refusal{499, "client_gone", "the caller left"}, record.ClientGone)

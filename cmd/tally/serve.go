@@ -17,7 +17,7 @@ import (
 )
 
 func (t *tally) serve(ctx context.Context, args []string) error {
-	fs := t.flags("serve --config FILE", "Runs the gateway and the log until it is interrupted. Then calls under way finish, the\nlast checkpoint is signed, and it ends. On SIGHUP it reads the file again: keys, policy and\nwitnesses of its log can change while it runs, and so can the rules of retention and those that judge calls, which are\nread again by themselves, too, when their file changes.")
+	fs := t.flags("serve --config FILE", "Runs the gateway, the log and the console until it is interrupted. Then calls under way finish, the\nlast checkpoint is signed, and it ends. On SIGHUP it reads the file again: keys, policy and\nwitnesses of its log can change while it runs, and so can the rules of retention and those that judge calls, which are\nread again by themselves, too, when their file changes.")
 	path := fs.String("config", "", "the `file` that says how")
 	newHead := fs.Bool("new-head", false, "go on without the head file, if it was lost: what came after the anchor is then known to the store alone")
 	if _, err := parse(fs, args, 0, 0); err != nil {
@@ -44,6 +44,9 @@ func (t *tally) serve(ctx context.Context, args []string) error {
 		what = append(what, "gateway", "http://"+at.Calls.Addr().String())
 	}
 	what = append(what, "log", "http://"+at.Reads.Addr().String(), "origin", c.Origin)
+	if at.Console != nil {
+		what = append(what, "console", c.Console.Public)
+	}
 	if at.Appends != nil {
 		what = append(what, "appends", at.Appends.Addr().String())
 	}
@@ -96,10 +99,17 @@ func (t *tally) house(c *config.Config, env assemble.Env) (h *assemble.House, at
 			}
 		}
 	}()
+	console := ""
+	if c.Console != nil {
+		console = c.Console.Listen
+	}
 	for _, l := range []struct {
 		key, addr string
 		ln        *net.Listener
-	}{{"gateway.listen", c.Gateway.Listen, &at.Calls}, {"listen", c.Listen, &at.Reads}, {"serve_log.listen", c.ServeLog.Listen, &at.Appends}} {
+	}{
+		{"gateway.listen", c.Gateway.Listen, &at.Calls}, {"listen", c.Listen, &at.Reads}, {"serve_log.listen", c.ServeLog.Listen, &at.Appends},
+		{"console.listen", console, &at.Console},
+	} {
 		if l.addr == "" {
 			continue
 		}

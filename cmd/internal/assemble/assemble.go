@@ -41,8 +41,9 @@ type Env struct {
 	Logger    *slog.Logger
 	Fatal     func(msg string) // called when the store cannot go on; must not return
 	Software  string
-	Brief     bool // a closed log is opened for a moment: nobody is waited for long
-	NewHead   bool // that of local.Config, for one start
+	Personas  []Persona // whom the console lets in without asking; for a demonstration on this machine alone
+	Brief     bool      // a closed log is opened for a moment: nobody is waited for long
+	NewHead   bool      // that of local.Config, for one start
 }
 
 // Log is what the rooms above need of a log, wherever it is.
@@ -256,15 +257,18 @@ func (v *Vault) Rekey(c *config.Config) (run func(context.Context) error, err er
 
 // policyOf believes a log by its keys and asks for no witness.
 func policyOf(vkeys []string) *tlog.Policy {
-	var text []byte
-	for _, k := range vkeys {
-		text = fmt.Appendf(text, "log %s\n", k)
-	}
-	p, err := tlog.ParsePolicy(append(text, "quorum none\n"...))
+	p, err := tlog.ParsePolicy(policyText(vkeys))
 	if err != nil {
 		panic(err) // the keys are those of signers
 	}
 	return p
+}
+
+func policyText(vkeys []string) (text []byte) {
+	for _, k := range vkeys {
+		text = fmt.Appendf(text, "log %s\n", k)
+	}
+	return append(text, "quorum none\n"...)
 }
 
 // outsideClient returns what carries requests to witnesses and mirrors, nil for their own.
@@ -398,14 +402,16 @@ type House struct {
 	Appends *remote.Server   // for gateways in other processes; nil for none
 	// Reload takes configurations whose keys, policy and witnesses the running log is to go on with, and whose rules the
 	// gateway is.
-	Reload chan *config.Config
-	api    http.Handler
-	desk   *audit.Desk                   // nil without a gateway
-	pen    *record.Writer                // the desk's
-	law    *law                          // nil without a gateway
-	sender *webhook.Sender               // nil where nobody is told of questions
-	runs   []func(context.Context) error // of what knows callers
-	env    Env
+	Reload     chan *config.Config
+	api        http.Handler
+	console    http.Handler                  // nil for none
+	consoleTLS *tls.Config                   // nil for plain HTTP
+	desk       *audit.Desk                   // nil without a gateway
+	pen        *record.Writer                // the desk's
+	law        *law                          // nil without a gateway
+	sender     *webhook.Sender               // nil where nobody is told of questions
+	runs       []func(context.Context) error // of what knows callers
+	env        Env
 }
 
 // Listeners are where a house is spoken to. Those of what it does not have are nil.
@@ -413,6 +419,7 @@ type Listeners struct {
 	Calls   net.Listener // for callers
 	Reads   net.Listener // for auditors
 	Appends net.Listener // for gateways in other processes
+	Console net.Listener // for people
 }
 
 // Build makes a house of a configuration. The log is opened; nothing runs.
@@ -456,6 +463,9 @@ func Build(c *config.Config, env Env) (*House, error) {
 	}
 	if c.HasGateway() {
 		err = h.addGateway(c, gc, mux, token)
+	}
+	if err == nil && c.Console != nil {
+		err = h.addConsole(c, known)
 	}
 	if err == nil && c.ServeLog.Listen != "" {
 		h.Appends, err = h.Vault.server()
@@ -543,6 +553,9 @@ func (h *House) Run(ctx context.Context, at Listeners) error {
 			},
 			h.law.run, h.erasing, h.retains)
 	}
+	if h.console != nil {
+		runs = append(runs, func(ctx context.Context) error { return h.serveConsole(ctx, at.Console) })
+	}
 	if h.Appends != nil {
 		runs = append(runs, func(ctx context.Context) error { return h.Appends.Run(ctx, at.Appends) })
 	}
@@ -618,19 +631,28 @@ func (h *House) reloads(ctx context.Context) error {
 
 // serveReads serves the log's public half, and the desk, to whoever reads.
 func (h *House) serveReads(ctx context.Context, reads net.Listener) error {
+	return h.serve(ctx, "the read API", h.api, context.WithoutCancel(ctx), reads)
+}
+
+// serve serves an address until ctx ends. What is asked there has base above it.
+func (h *House) serve(ctx context.Context, what string, handler http.Handler, base context.Context, at net.Listener) error {
 	srv := &http.Server{
-		Handler: h.api, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(h.env.Logger.Handler(), slog.LevelDebug),
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog:    slog.NewLogLogger(h.env.Logger.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context { return base },
 	}
+	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
 		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		srv.Shutdown(late)
 	})
-	defer stop()
-	if err := srv.Serve(reads); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("the read API: %w", err)
+	if err := srv.Serve(at); !errors.Is(err, http.ErrServerClosed) {
+		stop()
+		return fmt.Errorf("%s: %w", what, err)
 	}
+	<-stopped // who was answered is
 	return nil
 }
 

@@ -66,7 +66,7 @@ func newIdentity(c *config.Config, env Env, refs *Keyring, conf *tls.Config) (*i
 		id.identifiers, id.runs = append(id.identifiers, issuers), append(id.runs, issuers.Run)
 	}
 	if in.LogIns() {
-		pages, err := id.logins(in, env)
+		pages, err := id.logins(in, login.Config{Public: in.Public, At: login.Path, Life: in.Tokens.TokenLife(), Logger: env.Logger}, func(string) bool { return true })
 		if err != nil {
 			return nil, err
 		}
@@ -75,27 +75,30 @@ func newIdentity(c *config.Config, env Env, refs *Keyring, conf *tls.Config) (*i
 	return id, nil
 }
 
-// logins makes the pages on which people log in.
-func (id *identity) logins(in config.Identity, env Env) (*login.Pages, error) {
-	public := strings.TrimSuffix(in.Public, "/")
-	out := login.Config{Public: public, Tokens: id.tokens, Life: in.Tokens.TokenLife(), Logger: env.Logger}
+// logins makes the pages on which people log in, at those of who knows them that signs names.
+func (id *identity) logins(in config.Identity, out login.Config, signs func(name string) bool) (*login.Pages, error) {
+	out.Public, out.Tokens = strings.TrimSuffix(out.Public, "/"), id.tokens
+	at := out.Public + out.At
 	for _, is := range in.Issuers {
-		if is.Client == nil {
+		if is.Client == nil || !signs(is.Name) {
 			continue
 		}
-		l, err := id.issuers.Login(is.Name, public+login.BackPath)
+		l, err := id.issuers.Login(is.Name, at+login.Back)
 		if err != nil {
 			return nil, fmt.Errorf("gateway.identity: %w", err)
 		}
 		out.Providers = append(out.Providers, l)
 	}
 	for _, s := range in.SAML {
+		if !signs(s.Name) {
+			continue
+		}
 		metadata, err := os.ReadFile(s.Metadata)
 		if err != nil {
 			return nil, fmt.Errorf("gateway.identity.saml, %s: %w", s.Name, err)
 		}
 		sc := saml.Config{
-			Name: s.Name, Metadata: metadata, Entity: cmp.Or(s.Entity, public+login.SAMLPath+"/"+s.Name), Back: public + login.SAMLPath,
+			Name: s.Name, Metadata: metadata, Entity: cmp.Or(s.Entity, at+login.SAML+"/"+s.Name), Back: at + login.SAML,
 			Subject: s.Subject, Email: s.Email, Groups: s.Groups,
 		}
 		if s.Cert != "" {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/tallystick/tallystick/tlog/record"
-	"github.com/tallystick/tallystick/verify"
 )
 
 // A Shape is what a call's bodies look like.
@@ -293,18 +292,3 @@ type Entry struct {
 	Fields int `json:"fields"`
 	Shown  int `json:"shown"`
 }
-
-// Of reads a session. It never fails, and does not keep s, but Bytes in it may lie in those of s.
-func Of(s verify.Session) *Transcript {
-	return &Transcript{Session: s.ID}
-}
-
-// Reply returns the words of the first choice: what the model said, without what it thought.
-func (t *Transcript) Reply() string { return "" }
-
-// Calls returns the tools that the model wanted to call, of all choices, in their order.
-func (t *Transcript) Calls() []Call { return nil }
-
-// Text returns all words of the session, for an index of words: prompts, replies, names of tools and their arguments and results,
-// and what the caller was told went wrong. What is not text, such as an image, is not in it.
-func (t *Transcript) Text() string { return "" }

@@ -248,11 +248,9 @@ func read(resp *http.Response, first time.Time, most int64) (body, table []byte,
 		table = []byte{'['}
 	}
 	add := func(to int, now time.Time) {
-		if len(table) > 1 {
-			table = append(table, ',')
-		}
-		table = fmt.Appendf(table, "[%d,%d]", to-from, now.Sub(last).Microseconds())
-		from, last = to, now
+		gap := now.Sub(last).Truncate(time.Microsecond)
+		table = record.AppendEvent(table, record.Event{Bytes: to - from, After: gap})
+		from, last = to, last.Add(gap)
 	}
 	for {
 		n, err := resp.Body.Read(buf)

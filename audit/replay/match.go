@@ -74,14 +74,14 @@ func questionOf(t *transcript.Transcript) question {
 
 // words are those of a message, with what its tools are called with or said.
 func words(parts []transcript.Part) string {
-	var b strings.Builder
+	var all []string
 	for _, p := range parts {
 		if p.Call != nil {
-			b.WriteString(p.Call.Name + "(" + p.Call.Arguments + ")")
+			all = append(all, p.Call.Name+"("+p.Call.Arguments+")")
 		}
-		b.WriteString(p.Text + "\n")
+		all = append(all, p.Text)
 	}
-	return b.String()
+	return strings.Join(all, "\n")
 }
 
 // ask reads a request that has just come, as a recorded one is read.
@@ -246,14 +246,14 @@ func (q *question) near(asked *question) (n int) {
 	if q.method == asked.method && samePath(q.path, asked.path) {
 		n += 8000
 	}
-	if q.stream == asked.stream {
+	if q.said != "" && q.said == asked.said {
 		n += 4000
 	}
-	if q.model == asked.model {
+	if q.stream == asked.stream {
 		n += 2000
 	}
-	if q.said != "" && q.said == asked.said {
-		return n + 1000
+	if q.model == asked.model {
+		n += 1000
 	}
 	common := 0
 	for common < min(len(q.body), len(asked.body)) && q.body[common] == asked.body[common] {

@@ -148,6 +148,12 @@ func (m *Mock) Done() <-chan struct{} { return m.done }
 // ErrNoAnswer says that a session has no answer that could be served: leave it out.
 var ErrNoAnswer = errors.New("replay: there is no answer to serve")
 
+// Servable says whether a session has an answer that a mock can serve: nil, or why not, which is an ErrNoAnswer.
+func Servable(s verify.Session) error {
+	_, err := play(transcript.Of(s))
+	return err
+}
+
 // play makes a session ready.
 func play(t *transcript.Transcript) (*played, error) {
 	a := &t.Answer

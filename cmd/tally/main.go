@@ -53,6 +53,9 @@ Hand out what is on record:
   tally unseal SESSION --identity FILE --reason TEXT
                               write what was masked as it was, for who can open it
 
+Rehearse what is on record:
+  tally mock SESSION...       serve recorded answers as a model would, with their own timing
+
 Erase what is on record:
   tally erase SESSION... --reason TEXT --basis TEXT
                               destroy what records hold; also by --caller and --before
@@ -79,6 +82,7 @@ func (t *tally) run(ctx context.Context, args []string) int {
 		"demo": t.demo, "serve": t.serve, "fsck": t.fsck,
 		"policy": t.policy, "approvals": t.approvals, "approve": t.approve, "deny": t.deny,
 		"export": t.export, "disclose": t.disclose, "unseal": t.unseal,
+		"mock":  t.mock,
 		"erase": t.erase, "retain": t.retain,
 		"keys": t.keys, "login": t.login, "tokens": t.tokens,
 		"version": t.version,

@@ -1,0 +1,237 @@
+// The panel on which a bundle is held against its proofs, in the browser, by verify.js. It finds
+//
+//	<section id="proof" data-bundle="URL" data-policy="URL">   where the session's bundle and the console's policy are
+//	  <div id="verdict" aria-live="polite"></div>              to which it adds the verdict, in words
+//
+// and adds to the section what a person needs: a button, a file to choose or to drop, the policy, and a table of what was found. Whatever
+// it shows is set as text.
+//
+// By which policy a log is judged is pinned: somebody chooses it once, by its SHA-256, and it is kept in this browser under the log's name
+// (localStorage, "tallystick policy ORIGIN"). Until then there is only the one that the console serves, and the verdict says what that is
+// worth.
+
+import { CLAIMS, NOT_JUDGED, checkBundle, fingerprint, originOf, parsePolicy } from "./verify.js";
+
+const ROWS = 500; // of the table, at most; what is false comes first
+
+/** Makes an element with attributes and children, which are elements or text. */
+function make(name, attributes = {}, ...children) {
+  const e = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) e.addEventListener(key.slice(2), value);
+    else if (value === true) e.setAttribute(key, "");
+    else if (value !== false) e.setAttribute(key, value);
+  }
+  e.append(...children);
+  return e;
+}
+
+/** The pinned policy of a log: { text, sum }, or null. */
+async function pinned(origin) {
+  let text = null;
+  try {
+    text = localStorage.getItem(`tallystick policy ${origin}`);
+  } catch {
+    // There is no storage here: nothing is pinned.
+  }
+  return text === null ? null : policyOf(new TextEncoder().encode(text));
+}
+
+/** A policy file that was read: { bytes, text, sum, policy }. Throws where it is none. */
+async function policyOf(bytes) {
+  const policy = await parsePolicy(bytes);
+  return { bytes, text: new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes), sum: await fingerprint(bytes), policy };
+}
+
+/** Keeps a policy as that of each of its logs. */
+function pin({ text, policy }) {
+  for (const { name } of policy.logs) localStorage.setItem(`tallystick policy ${name}`, text);
+}
+
+function forget({ policy }) {
+  for (const { name } of policy.logs) localStorage.removeItem(`tallystick policy ${name}`);
+}
+
+/** What a person is told of a report, in a sentence or two: { class, text }. */
+export function verdictOf(report, use) {
+  const wrong = report.findings.filter((f) => f.ok === false), open = report.findings.filter((f) => f.ok === null);
+  const say = (list, is) => {
+    const some = list.slice(0, 3).map((f) => `${f.claim} is ${is} for ${f.subject === "bundle" || f.subject === "checkpoint" ? "the " : ""}${f.subject}${f.detail && `: ${f.detail}`}`);
+    if (list.length > some.length) some.push(`and ${list.length - some.length} more`);
+    return some.join("; ");
+  };
+  switch (report.verdict) {
+    case "holds":
+      if (use?.pinned) return { is: "holds", text: `Everything in this bundle holds under the policy you pinned.` };
+      return {
+        is: "first", text: "Everything in this bundle holds under the policy that this console serves, which you have not pinned: trust on first use. " +
+          `Compare its fingerprint, SHA-256 ${use?.sum}, with one that you got elsewhere.`,
+      };
+    case "refused":
+      return { is: "refused", text: `REFUSED: ${say(wrong, "false")}.` };
+    case "unreadable":
+      return { is: "refused", text: `REFUSED, for it cannot be read: ${say(wrong, "false")}.` };
+    default:
+      return { is: "open", text: `NOT PROVEN HERE, and so not accepted: ${say(open, "not proven")}.` };
+  }
+}
+
+class Panel {
+  constructor(section) {
+    this.section = section;
+    this.verdict = section.querySelector("#verdict");
+    this.button = make("button", { type: "button", id: "check", onclick: () => this.checkServed() }, "Check the proofs in this browser");
+    this.file = make("input", { type: "file", id: "bundle-file", onchange: () => this.file.files[0] && this.checkFile(this.file.files[0]) });
+    this.policy = make("div", { id: "pin" });
+    this.found = make("div", { id: "findings" });
+    const controls = make("div", { id: "proof-controls", class: "controls" },
+      ...(section.dataset.bundle ? [this.button] : []),
+      make("label", { for: "bundle-file" }, "or check a bundle from a file, which can be dropped here too "), this.file);
+    this.verdict.before(controls, this.policy);
+    this.verdict.after(this.found);
+    section.addEventListener("dragover", (e) => e.preventDefault());
+    section.addEventListener("drop", (e) => {
+      e.preventDefault();
+      if (e.dataTransfer.files[0]) this.checkFile(e.dataTransfer.files[0]);
+    });
+    this.showPolicy();
+  }
+
+  say(is, text) {
+    this.verdict.dataset.is = is;
+    this.verdict.replaceChildren(make("p", {}, text));
+  }
+
+  /** The policy that the console serves: { bytes, text, sum, policy }, or null. */
+  async served() {
+    const url = this.section.dataset.policy;
+    if (!url) return null;
+    try {
+      const response = await fetch(url);
+      if (!response.ok) return null;
+      const bytes = new Uint8Array(await response.arrayBuffer());
+      return bytes.length === 0 ? null : await policyOf(bytes);
+    } catch {
+      return null;
+    }
+  }
+
+  /** What is known of policies for a log: the pinned one, the served one, and which is to be used. */
+  async policies(origin) {
+    const served = await this.served();
+    let mine = null;
+    const names = origin === undefined ? (served?.policy.logs ?? []).map((l) => l.name) : [origin];
+    for (const name of names) {
+      try {
+        mine ??= await pinned(name);
+      } catch {
+        // What is kept here is no policy any more. It is not used, and a new one can be pinned.
+      }
+    }
+    return { served, mine };
+  }
+
+  async showPolicy() {
+    const { served, mine } = await this.policies();
+    const area = make("textarea", { id: "policy-text", rows: "6", spellcheck: "false", autocomplete: "off" });
+    const file = make("input", { type: "file", id: "policy-file" });
+    const wrong = make("p", { id: "policy-wrong", role: "alert" });
+    const take = async (bytes) => {
+      try {
+        const p = await policyOf(bytes);
+        if (p.policy.logs.length === 0) throw new Error("it names no log");
+        pin(p);
+        this.showPolicy();
+      } catch (e) {
+        wrong.textContent = `This policy is not pinned: ${e.message}`;
+      }
+    };
+    file.addEventListener("change", async () => file.files[0] && take(new Uint8Array(await file.files[0].arrayBuffer())));
+    const paste = () => take(new TextEncoder().encode(area.value.endsWith("\n") || area.value === "" ? area.value : `${area.value}\n`));
+    const says = [];
+    if (mine) {
+      says.push(make("p", { id: "pinned" }, "You pinned a policy in this browser: SHA-256 ", make("code", {}, mine.sum), ". ",
+        make("button", { type: "button", id: "forget", onclick: () => { forget(mine); this.showPolicy(); } }, "Forget it")));
+      if (served && served.sum !== mine.sum) {
+        says.push(make("p", { id: "differs", role: "alert" }, "The console serves ANOTHER policy: SHA-256 ", make("code", {}, served.sum),
+          ". Yours is used. Ask whoever runs the log why it changed before you pin another."));
+      }
+    } else if (served) {
+      says.push(make("p", { id: "unpinned" }, "No policy is pinned. The console serves one, SHA-256 ", make("code", {}, served.sum),
+        ": compare this fingerprint with one that you got elsewhere, from a witness or from whoever runs the log. ",
+        make("button", { type: "button", id: "pin-served", onclick: () => { pin(served); this.showPolicy(); } }, "It is the same: pin it")));
+    } else {
+      says.push(make("p", { id: "unpinned" }, "No policy is pinned, and the console serves none that can be read: without one nothing is proven about a checkpoint."));
+    }
+    this.policy.replaceChildren(...says, make("details", {},
+      make("summary", {}, "Pin a policy that you have"),
+      make("p", {}, make("label", { for: "policy-text" }, "The file, pasted"), area, make("button", { type: "button", id: "pin-pasted", onclick: paste }, "Pin it")),
+      make("p", {}, make("label", { for: "policy-file" }, "or chosen "), file)), wrong);
+  }
+
+  async checkServed() {
+    await this.check(async () => {
+      const response = await fetch(this.section.dataset.bundle, { headers: { Accept: "application/json" } });
+      const kind = response.headers.get("Content-Type") ?? "";
+      if (!response.ok || !kind.startsWith("application/json")) {
+        const why = { 401: "you are not signed in any more: reload the page", 403: "it is not for your role", 404: "there is no such session", 409: "the session has not ended yet" };
+        throw new Error(`the console did not hand out the bundle (${response.status}${why[response.status] ? `, ${why[response.status]}` : ""})`);
+      }
+      return new Uint8Array(await response.arrayBuffer());
+    });
+  }
+
+  async checkFile(file) {
+    await this.check(async () => new Uint8Array(await file.arrayBuffer()));
+    this.file.value = "";
+  }
+
+  async check(get) {
+    this.button.disabled = true;
+    this.section.setAttribute("aria-busy", "true");
+    this.found.replaceChildren();
+    this.say("busy", "Checking…");
+    try {
+      const bytes = await get();
+      const origin = originOf(bytes);
+      const { served, mine } = await this.policies(origin);
+      const use = mine ?? served;
+      const report = await checkBundle(bytes, use?.policy ?? null);
+      const { is, text } = verdictOf(report, use && { pinned: use === mine, sum: use.sum });
+      this.say(is, text);
+      this.show(report, use, served, mine, bytes);
+    } catch (e) {
+      this.say("error", `It was not checked: ${e.message}.`);
+    } finally {
+      this.button.disabled = false;
+      this.section.removeAttribute("aria-busy");
+    }
+  }
+
+  show(report, use, served, mine, bytes) {
+    const words = new Map([[true, "holds"], [false, "FALSE"], [null, "not proven here"]]);
+    const order = [false, null, true];
+    const findings = report.findings.toSorted((a, b) => order.indexOf(a.ok) - order.indexOf(b.ok));
+    const rows = findings.slice(0, ROWS).map((f) => make("tr", { "data-ok": String(f.ok), "data-claim": f.claim },
+      make("th", { scope: "row" }, make("code", {}, f.claim)), make("td", {}, f.subject), make("td", { class: "is" }, words.get(f.ok)), make("td", { class: "detail" }, f.detail)));
+    const more = findings.length - rows.length;
+    const judged = new Set(report.findings.map((f) => f.claim));
+    const asked = CLAIMS.filter((c) => !judged.has(c));
+    this.found.replaceChildren(
+      make("p", { id: "judged-by" }, !use ? "Judged by no policy: none is pinned for this log, and none served."
+        : use !== mine ? `Judged by the policy that the console serves, SHA-256 ${use.sum}, which you have not pinned.`
+          : `Judged by the policy that you pinned, SHA-256 ${use.sum}${served && served.sum !== use.sum ? `; the console serves another, SHA-256 ${served.sum}` : ""}.`),
+      make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Claims about the bundle" },
+        make("table", { id: "claims" },
+          make("caption", {}, `${report.findings.length} claims about ${bytes.length} bytes${more > 0 ? `; ${more} of them are not shown` : ""}`),
+          make("thead", {}, make("tr", {}, ...["Claim", "About", "It", "Detail"].map((h) => make("th", { scope: "col" }, h)))),
+          make("tbody", {}, ...rows))),
+      make("details", { id: "not-proven", open: true }, make("summary", {}, "What this does not prove"),
+        make("ul", {}, ...report.notProven.slice(0, ROWS).map((s) => make("li", {}, s)),
+          make("li", {}, `${[...asked, ...NOT_JUDGED].join(", ")}: not judged here; use tally-verify`),
+          make("li", {}, "that the console which sent you this page and its scripts is honest: for that, take the bundle to a machine of yours and run tally-verify bundle FILE --policy FILE"))));
+  }
+}
+
+const section = document.querySelector("#proof");
+if (section) new Panel(section);

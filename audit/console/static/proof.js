@@ -37,6 +37,15 @@ async function pinned(origin) {
   return text === null ? null : policyOf(new TextEncoder().encode(text));
 }
 
+/** The logs of which a policy is pinned here. */
+function pins() {
+  try {
+    return Object.keys(localStorage).filter((k) => k.startsWith("tallystick policy ")).map((k) => k.slice("tallystick policy ".length));
+  } catch {
+    return [];
+  }
+}
+
 /** A policy file that was read: { bytes, text, sum, policy }. Throws where it is none. */
 async function policyOf(bytes) {
   const policy = await parsePolicy(bytes);
@@ -65,7 +74,8 @@ export function verdictOf(report, use) {
       if (use?.pinned) return { is: "holds", text: `Everything in this bundle holds under the policy you pinned.` };
       return {
         is: "first", text: "Everything in this bundle holds under the policy that this console serves, which you have not pinned: trust on first use. " +
-          `Compare its fingerprint, SHA-256 ${use?.sum}, with one that you got elsewhere.`,
+          `Compare its fingerprint, SHA-256 ${use?.sum}, with one that you got elsewhere.` +
+          (use?.others.length ? ` The bundle says that it is of the log ${use.origin}; what you pinned is of ${use.others.join(", ")}.` : ""),
       };
     case "refused":
       return { is: "refused", text: `REFUSED: ${say(wrong, "false")}.` };
@@ -197,7 +207,7 @@ class Panel {
       const { served, mine } = await this.policies(origin);
       const use = mine ?? served;
       const report = await checkBundle(bytes, use?.policy ?? null);
-      const { is, text } = verdictOf(report, use && { pinned: use === mine, sum: use.sum });
+      const { is, text } = verdictOf(report, use && { pinned: use === mine, sum: use.sum, origin, others: pins() });
       this.say(is, text);
       this.show(report, use, served, mine, bytes);
     } catch (e) {

@@ -11,12 +11,15 @@
 package export
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/tallystick/tallystick/audit"
+	"github.com/tallystick/tallystick/audit/transcript"
 	"github.com/tallystick/tallystick/tlog"
+	"github.com/tallystick/tallystick/tlog/record"
 	"github.com/tallystick/tallystick/verify"
 )
 
@@ -42,15 +45,16 @@ var formats = []struct {
 	extension   string
 	contentType string
 	one         bool // of one session
+	write       func(*cargo) ([]byte, error)
 }{
-	{Bundle, audit.Export, ".bundle", "application/json", false},
-	{HAR, audit.ExportHAR, ".har", "application/json", false},
-	{CURL, audit.ExportCURL, ".sh", "text/plain; charset=utf-8", true},
-	{JSONL, audit.ExportJSONL, ".jsonl", "application/jsonl", false},
-	{JSONLAnthropic, audit.ExportJSONL, ".anthropic.jsonl", "application/jsonl", false},
-	{Cast, audit.ExportCast, ".cast", "application/x-asciicast", true},
-	{CSV, audit.ExportCSV, ".csv", "text/csv; charset=utf-8; header=present", false},
-	{Certificate, audit.Certify, ".certificate.html", "text/html; charset=utf-8", false},
+	{Bundle, audit.Export, ".bundle", "application/json", false, func(c *cargo) ([]byte, error) { return c.raw, nil }},
+	{HAR, audit.ExportHAR, ".har", "application/json", false, (*cargo).har},
+	{CURL, audit.ExportCURL, ".sh", "text/plain; charset=utf-8", true, (*cargo).curl},
+	{JSONL, audit.ExportJSONL, ".jsonl", "application/jsonl", false, (*cargo).jsonl},
+	{JSONLAnthropic, audit.ExportJSONL, ".anthropic.jsonl", "application/jsonl", false, (*cargo).jsonlAnthropic},
+	{Cast, audit.ExportCast, ".cast", "application/x-asciicast", true, (*cargo).cast},
+	{CSV, audit.ExportCSV, ".csv", "text/csv; charset=utf-8; header=present", false, (*cargo).csv},
+	{Certificate, audit.Certify, ".certificate.html", "text/html; charset=utf-8", false, (*cargo).certificate},
 }
 
 // Formats returns all formats, in the order in which people are shown them.
@@ -84,6 +88,16 @@ func (f Format) Act() audit.Act {
 	return 0
 }
 
+// One says whether the format is for one session.
+func (f Format) One() bool {
+	for _, k := range formats {
+		if k.Format == f {
+			return k.one
+		}
+	}
+	return false
+}
+
 // About is what an export says of itself, which no record does. Only a certificate needs all of it.
 type About struct {
 	By, Reason string       // who exports, and why, as the access entry has it
@@ -101,18 +115,100 @@ func As(f Format, bundle []byte, about About) (name, contentType string, b []byt
 		if k.Format != f {
 			continue
 		}
-		read, err := verify.Parse(bundle)
+		c, err := read(bundle, about)
+		if err == nil {
+			b, err = k.write(c)
+		}
 		if err != nil {
-			return "", "", nil, fmt.Errorf("export: %w", err)
+			return "", "", nil, fmt.Errorf("export as %s: %w", f, err)
 		}
-		name = read.Sessions[0].ID.String() + k.extension
-		switch f {
-		case Bundle:
-			return name, k.contentType, bundle, nil
-		default:
-			return "", "", nil, fmt.Errorf("export: as %s is not there yet", f)
-		}
+		return c.sessions[0].ID.String() + k.extension, k.contentType, b, nil
 	}
 	_, err = ParseFormat(string(f))
 	return "", "", nil, err
+}
+
+// A cargo is what is exported.
+type cargo struct {
+	About
+	raw      []byte // the bundle
+	origin   string
+	tree     tlog.Checkpoint
+	signed   []byte // tree, with its cosignatures
+	sessions []session
+}
+
+// A session is one of a bundle, and what was read of it.
+type session struct {
+	verify.Session
+	*transcript.Transcript
+}
+
+func read(bundle []byte, about About) (*cargo, error) {
+	b, err := verify.Parse(bundle)
+	if err != nil {
+		return nil, err
+	}
+	c := &cargo{About: about, raw: bundle, origin: b.Origin, signed: b.Checkpoint}
+	if c.tree, err = tlog.UnverifiedCheckpoint(b.Checkpoint); err != nil {
+		return nil, err
+	}
+	for _, s := range b.Sessions {
+		c.sessions = append(c.sessions, session{s, transcript.Of(s)})
+	}
+	return c, nil
+}
+
+// software splits name and version.
+func (c *cargo) software() (name, version string) {
+	name, version, _ = strings.Cut(c.Software, "/")
+	return cmp.Or(name, "tallystick"), cmp.Or(version, "unknown")
+}
+
+// leaf returns the leaf hash of the session's i-th entry.
+func (s *session) leaf(i int) tlog.Hash { return tlog.HashLeaf(s.Session.Entries[i].Bytes) }
+
+// began and ended are when the call did, or, where the records do not say, what the first and the last entry of its chain state.
+func (s *session) began() time.Time {
+	if t := s.Times.Received; !t.IsZero() {
+		return t
+	}
+	return s.Transcript.Entries[0].Time
+}
+
+func (s *session) ended() time.Time {
+	if t := s.Times.Ended; !t.IsZero() {
+		return t
+	}
+	last := s.began()
+	for _, e := range s.Transcript.Entries {
+		switch e.Kind {
+		case record.Request, record.Approval, record.Response, record.Refused:
+			if e.Time.After(last) {
+				last = e.Time
+			}
+		}
+	}
+	return last
+}
+
+// end says in one word how the session ended.
+func (s *session) end() string {
+	switch {
+	case s.Refused != "":
+		return "refused"
+	case s.Outcome != "":
+		return string(s.Outcome)
+	}
+	return "open"
+}
+
+// header returns the value of the first header of that name.
+func header(hs []transcript.Header, name string) string {
+	for _, h := range hs {
+		if strings.EqualFold(h.Name, name) {
+			return h.Value
+		}
+	}
+	return ""
 }

@@ -58,7 +58,8 @@ const (
 	PartOther     = "other" // parts of a message that are neither text nor calls
 	PartFinish    = "finish"
 	PartUsage     = "usage"
-	PartBody      = "body" // where it is no conversation, or an error
+	PartProblem   = "problem" // what went wrong, as the body says
+	PartBody      = "body"    // in JSON place by place; it counts where there is no conversation in it
 	PartEvents    = "events"
 	PartModel     = "model" // that the answer names
 )
@@ -166,10 +167,14 @@ func Compare(a, b *transcript.Transcript) Diff {
 	c.replies(a.Replies, b.Replies)
 	c.pair(PartUsage, "in", tokens(a.Usage.In), tokens(b.Usage.In), true)
 	c.pair(PartUsage, "out", tokens(a.Usage.Out), tokens(b.Usage.Out), true)
-	if len(a.Replies) == 0 && len(b.Replies) == 0 || c.A.Status >= 300 || c.B.Status >= 300 {
+	switch {
+	case len(a.Replies) == 0 && len(b.Replies) == 0:
 		c.bodies(a.Answer.Body, b.Answer.Body, true)
-	} else if !a.Answer.Stream && !b.Answer.Stream && len(c.Differences) == 0 {
-		c.bodies(a.Answer.Body, b.Answer.Body, false)
+	default:
+		c.pair(PartProblem, "", a.Answer.Problem, b.Answer.Problem, true)
+		if !a.Answer.Stream && !b.Answer.Stream && len(c.Differences) == 0 {
+			c.bodies(a.Answer.Body, b.Answer.Body, false)
+		}
 	}
 	c.pair(PartUsage, "read from a cache", tokens(a.Usage.CacheRead), tokens(b.Usage.CacheRead), false)
 	c.pair(PartUsage, "written to a cache", tokens(a.Usage.CacheWrite), tokens(b.Usage.CacheWrite), false)

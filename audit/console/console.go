@@ -22,8 +22,8 @@
 //	<section id="timeline" data-session="ID">                the player's place: a module adds its buttons to
 //	  <div id="player"></div>                                this, which is empty,
 //	  <table id="events"><tbody>                             and moves through these rows
-//	    <tr id="e17" data-at="12345" data-bytes="93">        event 17 of the answer, counted from 0: microseconds since the request
-//	      <td class="text">…</td>                            was sent, bytes; the words that the event adds, if it adds any
+//	    <tr id="e17" data-at="12345" data-bytes="93">        event 17 of the answer, counted from 0: microseconds since the answer
+//	      <td class="says">…</td>                            began, -1 where that is not on record; bytes; the words that it adds
 //	<section id="proof" data-session="ID" data-bundle="/sessions/ID/bundle" data-policy="/policy">
 //	  <div id="verdict" aria-live="polite"></div>            empty; a module puts the button here, and what it found
 //
@@ -62,8 +62,10 @@ type Config struct {
 	Health func(ctx context.Context) []Check
 	// Numbers are counters beside those that the console takes from the log and the index; nil for none.
 	Numbers func(ctx context.Context) []Number
-	// Settings are shown as they stand, to admins: whoever gives them leaves out secrets.
+	// Settings are shown as they stand, to admins and auditors: whoever gives them leaves out secrets. Nil for none.
 	Settings func() []Setting
+	// Software is the name and version of the program, for what is handed out: tallystick/0.1.0.
+	Software string
 	// Logger is told of what fails; nil for nobody.
 	Logger *slog.Logger
 }

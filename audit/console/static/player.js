@@ -6,7 +6,7 @@
 //	    <tr id="e17" data-at="12345">    an event: microseconds since the answer began, -1 where that is not on record
 //	      <td class="says">…</td>        the words that it adds
 //
-// and makes its buttons and the text that grows. Rows with the class "mark" (masked, cut off, faulty, a long gap) can be jumped to.
+// and makes its buttons and the text that grows. Rows with a badge (masked, ended, faulty, after a long gap) can be jumped to.
 //
 // An event is due at its own distance from where the playing began, never from the event before it: so nothing adds up. How late each was
 // shown is measured, and the worst of it told.
@@ -122,6 +122,7 @@ function start(section) {
   const micros = rows.map((r) => Number(r.dataset.at));
   if (micros.every((at) => at < 0)) return; // when anything came is not on record
   const texts = rows.map((r) => r.querySelector(".says")?.textContent ?? "");
+  const marks = rows.map((r) => r.querySelector(".badge") !== null);
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
   const button = (id, text, keys, does) => {
@@ -136,10 +137,10 @@ function start(section) {
   const seek = make("input", { type: "range", id: "seek", min: "0", max: String(rows.length), value: "0", step: "1", "aria-label": "Events shown" });
   const clock = make("output", { id: "clock" });
   const late = make("output", { id: "late" });
-  const text = make("pre", { id: "playing", tabindex: "0", "aria-label": "The answer as it came" });
+  const text = make("pre", { id: "playing", class: "raw", dir: "auto", tabindex: "0", "aria-label": "The answer as it came" });
   const mark = (step) => {
     for (let n = player.at + step; n > 0 && n <= rows.length; n += step) {
-      if (rows[n - 1].classList.contains("mark")) return go(n);
+      if (marks[n - 1]) return go(n);
     }
   };
   const go = (n) => {
@@ -177,15 +178,13 @@ function start(section) {
   place.setAttribute("role", "group");
   place.setAttribute("aria-label", "Player");
   place.append(
-    make("p", { class: "controls" },
+    make("div", { class: "row buttons" },
       button("first", "To the beginning", "Home", () => go(0)), button("back", "Step back", "ArrowLeft", () => go(player.at - 1)), play,
       button("step", "Step", "ArrowRight", () => go(player.at + 1)), button("last", "To the end", "End", () => go(rows.length)),
       button("mark-back", "Mark before", "[", () => mark(-1)), button("mark", "Next mark", "]", () => mark(1)),
-      make("label", { for: "speed" }, "Speed ", speed), make("label", { for: "idle" }, idle, ` leave out idle time over ${IDLE / 1000} s`)),
-    make("p", {}, seek, " ", clock, " ", late), text);
-  if (!rows.some((r) => r.classList.contains("mark"))) {
-    place.querySelector("#mark").disabled = place.querySelector("#mark-back").disabled = true;
-  }
+      make("label", { class: "check", for: "speed" }, "Speed ", speed), make("label", { class: "check", for: "idle" }, idle, ` leave out idle time over ${IDLE / 1000} s`)),
+    seek, make("p", { class: "soft" }, clock, " ", late), text);
+  if (!marks.includes(true)) place.querySelector("#mark").disabled = place.querySelector("#mark-back").disabled = true;
   const keys = {
     " ": () => (player.playing ? player.pause() : player.play()),
     ArrowLeft: () => go(player.at - 1), ArrowRight: () => go(player.at + 1), Home: () => go(0), End: () => go(rows.length),
@@ -193,7 +192,7 @@ function start(section) {
   };
   section.addEventListener("keydown", (e) => {
     // What has keys of its own keeps them.
-    if (e.altKey || e.ctrlKey || e.metaKey || !keys[e.key] || e.target.matches("input, select, textarea, a, summary, .scroll")) return;
+    if (e.altKey || e.ctrlKey || e.metaKey || !keys[e.key] || e.target.matches("input, select, textarea, a, summary, .box, pre")) return;
     if (e.key === " " && e.target.matches("button")) return;
     e.preventDefault();
     keys[e.key]();

@@ -13,6 +13,7 @@
 import { CLAIMS, NOT_JUDGED, checkBundle, fingerprint, originOf, parsePolicy } from "./verify.js";
 
 const ROWS = 500; // of the table, at most; what is false comes first
+const LOOKS = { holds: "good", first: "warn", open: "warn", refused: "bad", error: "bad", busy: "" };
 
 /** Makes an element with attributes and children, which are elements or text. */
 function make(name, attributes = {}, ...children) {
@@ -92,11 +93,11 @@ class Panel {
     this.verdict = section.querySelector("#verdict");
     this.button = make("button", { type: "button", id: "check", onclick: () => this.checkServed() }, "Check the proofs in this browser");
     this.file = make("input", { type: "file", id: "bundle-file", onchange: () => this.file.files[0] && this.checkFile(this.file.files[0]) });
-    this.policy = make("div", { id: "pin" });
-    this.found = make("div", { id: "findings" });
-    const controls = make("div", { id: "proof-controls", class: "controls" },
+    this.policy = make("div", { id: "pin", class: "stack" });
+    this.found = make("div", { id: "findings", class: "stack" });
+    const controls = make("div", { id: "proof-controls", class: "row buttons" },
       ...(section.dataset.bundle ? [this.button] : []),
-      make("label", { for: "bundle-file" }, "or check a bundle from a file, which can be dropped here too "), this.file);
+      make("label", { class: "field", for: "bundle-file" }, "or a bundle from a file, which can be dropped here too", this.file));
     this.verdict.before(controls, this.policy);
     this.verdict.after(this.found);
     section.addEventListener("dragover", (e) => e.preventDefault());
@@ -109,7 +110,7 @@ class Panel {
 
   say(is, text) {
     this.verdict.dataset.is = is;
-    this.verdict.replaceChildren(make("p", {}, text));
+    this.verdict.replaceChildren(make("p", { class: `notice ${LOOKS[is]}` }, text));
   }
 
   /** The policy that the console serves: { bytes, text, sum, policy }, or null. */
@@ -163,7 +164,7 @@ class Panel {
       says.push(make("p", { id: "pinned" }, "You pinned a policy in this browser: SHA-256 ", make("code", {}, mine.sum), ". ",
         make("button", { type: "button", id: "forget", onclick: () => { forget(mine); this.showPolicy(); } }, "Forget it")));
       if (served && served.sum !== mine.sum) {
-        says.push(make("p", { id: "differs", role: "alert" }, "The console serves ANOTHER policy: SHA-256 ", make("code", {}, served.sum),
+        says.push(make("p", { id: "differs", class: "notice bad", role: "alert" }, "The console serves ANOTHER policy: SHA-256 ", make("code", {}, served.sum),
           ". Yours is used. Ask whoever runs the log why it changed before you pin another."));
       }
     } else if (served) {
@@ -175,8 +176,9 @@ class Panel {
     }
     this.policy.replaceChildren(...says, make("details", {},
       make("summary", {}, "Pin a policy that you have"),
-      make("p", {}, make("label", { for: "policy-text" }, "The file, pasted"), area, make("button", { type: "button", id: "pin-pasted", onclick: paste }, "Pin it")),
-      make("p", {}, make("label", { for: "policy-file" }, "or chosen "), file)), wrong);
+      make("label", { class: "field", for: "policy-text" }, "The file, pasted", area),
+      make("p", {}, make("button", { type: "button", id: "pin-pasted", onclick: paste }, "Pin what is pasted")),
+      make("label", { class: "field", for: "policy-file" }, "or chosen, which pins it at once", file)), wrong);
   }
 
   async checkServed() {
@@ -184,8 +186,8 @@ class Panel {
       const response = await fetch(this.section.dataset.bundle, { headers: { Accept: "application/json" } });
       const kind = response.headers.get("Content-Type") ?? "";
       if (!response.ok || !kind.startsWith("application/json")) {
-        const why = { 401: "you are not signed in any more: reload the page", 403: "it is not for your role", 404: "there is no such session", 409: "the session has not ended yet" };
-        throw new Error(`the console did not hand out the bundle (${response.status}${why[response.status] ? `, ${why[response.status]}` : ""})`);
+        const why = kind.startsWith("text/plain") ? (await response.text()).trim().slice(0, 500) : "reload the page";
+        throw new Error(`the console did not hand out the bundle, with status ${response.status}: ${why}`);
       }
       return new Uint8Array(await response.arrayBuffer());
     });
@@ -211,7 +213,7 @@ class Panel {
       this.say(is, text);
       this.show(report, use, served, mine, bytes);
     } catch (e) {
-      this.say("error", `It was not checked: ${e.message}.`);
+      this.say("error", `It was not checked: ${e.message}`);
     } finally {
       this.button.disabled = false;
       this.section.removeAttribute("aria-busy");
@@ -222,22 +224,24 @@ class Panel {
     const words = new Map([[true, "holds"], [false, "FALSE"], [null, "not proven here"]]);
     const order = [false, null, true];
     const findings = report.findings.toSorted((a, b) => order.indexOf(a.ok) - order.indexOf(b.ok));
+    const tones = new Map([[true, "good"], [false, "bad"], [null, "warn"]]);
     const rows = findings.slice(0, ROWS).map((f) => make("tr", { "data-ok": String(f.ok), "data-claim": f.claim },
-      make("th", { scope: "row" }, make("code", {}, f.claim)), make("td", {}, f.subject), make("td", { class: "is" }, words.get(f.ok)), make("td", { class: "detail" }, f.detail)));
+      make("td", {}, make("span", { class: `badge ${tones.get(f.ok)}` }, words.get(f.ok))), make("th", { scope: "row" }, make("code", {}, f.claim)),
+      make("td", { "data-label": "About" }, f.subject), make("td", { "data-label": "Detail" }, f.detail)));
     const more = findings.length - rows.length;
     const judged = new Set(report.findings.map((f) => f.claim));
     const asked = CLAIMS.filter((c) => !judged.has(c));
     this.found.replaceChildren(
-      make("p", { id: "judged-by" }, !use ? "Judged by no policy: none is pinned for this log, and none served."
+      make("p", { id: "judged-by", class: "soft" }, !use ? "Judged by no policy: none is pinned for this log, and none served."
         : use !== mine ? `Judged by the policy that the console serves, SHA-256 ${use.sum}, which you have not pinned.`
           : `Judged by the policy that you pinned, SHA-256 ${use.sum}${served && served.sum !== use.sum ? `; the console serves another, SHA-256 ${served.sum}` : ""}.`),
-      make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Claims about the bundle" },
-        make("table", { id: "claims" },
+      make("div", { class: "box tall", tabindex: "0", role: "region", "aria-label": "Claims about the bundle" },
+        make("table", { id: "claims", class: "cards" },
           make("caption", {}, `${report.findings.length} claims about ${bytes.length} bytes${more > 0 ? `; ${more} of them are not shown` : ""}`),
-          make("thead", {}, make("tr", {}, ...["Claim", "About", "It", "Detail"].map((h) => make("th", { scope: "col" }, h)))),
+          make("thead", {}, make("tr", {}, ...["It", "Claim", "About", "Detail"].map((h) => make("th", { scope: "col" }, h)))),
           make("tbody", {}, ...rows))),
       make("details", { id: "not-proven", open: true }, make("summary", {}, "What this does not prove"),
-        make("ul", {}, ...report.notProven.slice(0, ROWS).map((s) => make("li", {}, s)),
+        make("ul", { class: "tight" }, ...report.notProven.slice(0, ROWS).map((s) => make("li", {}, s)),
           make("li", {}, `${[...asked, ...NOT_JUDGED].join(", ")}: not judged here; use tally-verify`),
           make("li", {}, "that the console which sent you this page and its scripts is honest: for that, take the bundle to a machine of yours and run tally-verify bundle FILE --policy FILE"))));
   }

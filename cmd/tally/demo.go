@@ -1,20 +1,19 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tallystick/tallystick/cmd/internal/assemble"
@@ -22,7 +21,6 @@ import (
 	"github.com/tallystick/tallystick/gateway"
 	"github.com/tallystick/tallystick/gateway/gatewaytest"
 	"github.com/tallystick/tallystick/keys/file"
-	"github.com/tallystick/tallystick/tlog/record"
 )
 
 const (
@@ -35,10 +33,12 @@ const (
 	rulesFile    = "rules.yaml"
 	// askedModel is the model that the rules ask about.
 	askedModel = "fake-risky"
+	// consoleAddress is the console's where nobody says another.
+	consoleAddress = "127.0.0.1:8082"
 )
 
 func (t *tally) demo(ctx context.Context, args []string) error {
-	fs := t.flags("demo [--data DIR]", `Runs the gateway, the log, a witness and a fake model in this process, with everything in one
+	fs := t.flags("demo [--data DIR]", `Runs the gateway, the log, the console, a witness and a fake model in this process, with everything in one
 directory but the anchor and the witness's memory, which belong elsewhere: they remember the
 newest checkpoint when the directory is lost or put back to an older copy. A few calls are made,
 and what to try is shown.
@@ -46,13 +46,15 @@ and what to try is shown.
 With OPENAI_API_KEY set (and OPENAI_BASE_URL, if it is not OpenAI's) the gateway stands before
 that model instead of the fake one, and no call is made.
 
+The console has no log-in here: it lets in anybody on this machine, and nobody else.
+
 With --vault the log's key, the key that wraps data keys, and the anchor are in the Vault that
 VAULT_ADDR and VAULT_TOKEN name, in its engines transit/ and secret/ (KV v2).
 `)
 	data := fs.String("data", defaultData, "the `directory` for everything")
 	calls := fs.String("gateway", "127.0.0.1:8080", "the gateway's `address`; port 0 takes a free one")
 	reads := fs.String("log", "127.0.0.1:8081", "the log's `address`; port 0 takes a free one")
-	fs.String("console", "", "kept for the console's `address`; this version has none")
+	console := fs.String("console", consoleAddress, "the console's `address` on this machine; port 0 takes a free one, as does the usual one if it is in use")
 	noSamples := fs.Bool("no-samples", false, "make no calls")
 	inVault := fs.Bool("vault", false, "keep keys and anchor in Vault")
 	if _, err := parse(fs, args, 0, 0); err != nil {
@@ -67,7 +69,7 @@ VAULT_ADDR and VAULT_TOKEN name, in its engines transit/ and secret/ (KV v2).
 	}
 	// What the last run left says where nothing answers any more.
 	os.Remove(filepath.Join(dir, demoEnv))
-	d := &demonstration{tally: t, dir: dir, samples: !*noSamples, inVault: *inVault}
+	d := &demonstration{tally: t, dir: dir, samples: !*noSamples, inVault: *inVault, console: *console, others: make(map[string]string)}
 	if err := d.settle(ctx, *calls, *reads); err != nil {
 		return err
 	}
@@ -82,8 +84,10 @@ type demonstration struct {
 	inVault bool
 	real    string // the base URL of a real model; "" for the fake one
 	apiKey  string
-	yesKey  string       // of who says yes
-	model   net.Listener // the fake model's
+	yesKey  string            // of who says yes
+	others  map[string]string // keys of the sample calls' other callers, which live as long as the process
+	console string            // where it is to listen
+	model   net.Listener      // the fake model's
 	witness *onlooker
 	logKey  string // the log's verifier key
 	c       *config.Config
@@ -142,6 +146,11 @@ func (d *demonstration) settle(ctx context.Context, calls, reads string) error {
 		// The SDKs' base URL ends in /v1; the gateway's upstream is what goes before it.
 		openai = strings.TrimSuffix(strings.TrimSuffix(d.real, "/"), "/v1")
 	}
+	var callers strings.Builder
+	for _, name := range []string{supportCaller, researchCaller} {
+		d.others[name] = "tk-" + assemble.NewSecret()
+		fmt.Fprintf(&callers, "    - name: %s\n      sha256: %x\n", name, sha256.Sum256([]byte(d.others[name])))
+	}
 	sum, yes := sha256.Sum256([]byte(d.apiKey)), sha256.Sum256([]byte(d.yesKey))
 	text := fmt.Sprintf(`# Written anew at every start of the demo, as an example of what "tally serve" takes.
 log: local:log
@@ -163,10 +172,11 @@ gateway:
     - name: approver
       sha256: %s
       groups: [approvers]
-  routes:
+%s  routes:
     - name: openai
       api: openai
       upstream: %q
+      forward: [Fake-Model]
       credential:
         %s
     - name: anthropic
@@ -174,7 +184,7 @@ gateway:
       upstream: %q
       credential:
         file: model.key
-`, origin, kept, policyFile, reads, calls, rulesFile, hex.EncodeToString(sum[:]), hex.EncodeToString(yes[:]), openai, credential, upstream)
+`, origin, kept, policyFile, reads, calls, rulesFile, hex.EncodeToString(sum[:]), hex.EncodeToString(yes[:]), callers.String(), openai, credential, upstream)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return err
 	}
@@ -197,6 +207,17 @@ rules:
     when: has(request.model) && request.model == '` + askedModel + `'
     then: ask
     message: calls of this model need another person's yes
+
+  - name: refunds
+    when: caller.name == '` + supportCaller + `' && 'refund' in request.tools
+    then: ask
+    approval: {groups: [leads]}
+    message: a lead looks before a model can give money back
+
+  - name: no-cards-in-research
+    when: caller.name == '` + researchCaller + `' && findings.has('CARD')
+    then: refuse
+    message: card numbers are not for research
 `
 
 // once makes a file that is not there yet.
@@ -263,16 +284,25 @@ func (d *demonstration) run(ctx context.Context) error {
 	}
 	defer log.Close()
 	logger := slog.New(slog.NewTextHandler(log, nil))
-	calls, reads, err := d.ports()
+	at, err := d.ports()
 	if err != nil {
 		return err
 	}
+	calls, reads := at.Calls, at.Reads
 	// The policy names the address of the log, so it is written when there is one.
 	policy := filepath.Join(d.dir, policyFile)
 	if err := os.WriteFile(policy, d.witness.policy(d.logKey, d.url(reads)), 0o600); err != nil {
 		return err
 	}
-	h, err := assemble.Build(d.c, d.env(logger))
+	env := d.env(logger)
+	console := ""
+	if at.Console != nil {
+		console = d.url(at.Console)
+		_, port, _ := net.SplitHostPort(at.Console.Addr().String())
+		d.c.Console = &config.Console{Listen: at.Console.Addr().String(), Public: console, Hosts: []string{"localhost:" + port}}
+		env.Personas = demoPersonas
+	}
+	h, err := assemble.Build(d.c, env)
 	if err != nil {
 		return err
 	}
@@ -295,26 +325,27 @@ func (d *demonstration) run(ctx context.Context) error {
 		}
 		witnessed <- err
 	}()
-	go func() { served <- h.Run(ctx, assemble.Listeners{Calls: calls, Reads: reads}) }()
+	go func() { served <- h.Run(ctx, at) }()
 
-	env := []struct{ key, value string }{
-		{"GATEWAY_URL", d.url(calls)}, {"LOG_URL", d.url(reads)}, {"API_KEY", d.apiKey}, {"APPROVER_KEY", d.yesKey}, {"POLICY", policy},
+	vars := []struct{ key, value string }{
+		{"GATEWAY_URL", d.url(calls)}, {"LOG_URL", d.url(reads)}, {"CONSOLE_URL", console}, {"API_KEY", d.apiKey}, {"APPROVER_KEY", d.yesKey}, {"POLICY", policy},
 	}
 	if d.real == "" {
-		env = append(env, struct{ key, value string }{"MODEL", gatewaytest.ChatModel})
+		vars = append(vars, struct{ key, value string }{"MODEL", gatewaytest.ChatModel})
 	}
 	var session string
+	samples := d.samples && d.real == "" && quarantined == nil
 	if quarantined == nil {
-		err = d.answers(ctx, env[0].value)
-		if err == nil && d.samples && d.real == "" {
-			session, err = d.call(ctx, env[0].value)
-		}
+		err = d.answers(ctx, d.url(calls))
+	}
+	if err == nil && samples {
+		session, err = d.call(ctx, d.url(calls))
 	}
 	if err == nil {
 		// Said before it is written: who waits for the file finds everything said.
-		d.show(env[0].value, env[1].value, policy, session, quarantined)
+		d.show(d.url(calls), d.url(reads), console, policy, session, quarantined)
 		var text strings.Builder
-		for _, e := range env {
+		for _, e := range vars {
 			fmt.Fprintf(&text, "%s=%s\n", e.key, e.value)
 		}
 		// Written aside and then renamed: who waits for it finds it whole.
@@ -323,24 +354,44 @@ func (d *demonstration) run(ctx context.Context) error {
 			err = os.Rename(tmp, filepath.Join(d.dir, demoEnv))
 		}
 	}
+	var later sync.WaitGroup
+	if err == nil && samples {
+		later.Go(func() { d.callSlowly(ctx, d.url(calls), logger) })
+	}
 	if err != nil {
 		cancel()
 	}
 	err = errors.Join(err, <-served)
+	cancel()
+	later.Wait()
 	os.Remove(filepath.Join(d.dir, demoEnv))
 	stopModel()
 	return errors.Join(err, <-modelled, <-witnessed)
 }
 
-// ports opens the demo's two ports.
-func (d *demonstration) ports() (calls, reads net.Listener, err error) {
-	if calls, err = listen("--gateway", d.c.Gateway.Listen); err != nil {
-		return nil, nil, err
+// ports opens the demo's ports.
+func (d *demonstration) ports() (at assemble.Listeners, err error) {
+	defer func() {
+		for _, ln := range []net.Listener{at.Calls, at.Reads, at.Console} {
+			if err != nil && ln != nil {
+				ln.Close()
+			}
+		}
+	}()
+	if at.Calls, err = listen("--gateway", d.c.Gateway.Listen); err != nil {
+		return at, err
 	}
-	if reads, err = listen("--log", d.c.Listen); err != nil {
-		calls.Close()
+	if at.Reads, err = listen("--log", d.c.Listen); err != nil {
+		return at, err
 	}
-	return calls, reads, err
+	if d.console == "" {
+		return at, nil
+	}
+	at.Console, err = listen("--console", d.console)
+	if err != nil && d.console == consoleAddress {
+		at.Console, err = listen("--console", "127.0.0.1:0")
+	}
+	return at, err
 }
 
 func (d *demonstration) url(ln net.Listener) string { return "http://" + ln.Addr().String() }
@@ -369,49 +420,8 @@ func (d *demonstration) answers(ctx context.Context, base string) error {
 	}
 }
 
-// call makes the sample calls and returns the session of the first.
-func (d *demonstration) call(ctx context.Context, base string) (first string, err error) {
-	fmt.Fprintf(d.stdout, "\nA few calls, each through the gateway to a fake model:\n\n")
-	chat := func(prompt string, stream bool) string {
-		return fmt.Sprintf(`{"model":%q,"stream":%t,"messages":[{"role":"user","content":%q}]}`, gatewaytest.ChatModel, stream, prompt)
-	}
-	for _, s := range []struct{ what, path, body string }{
-		{"a question, answered at once", "/v1/chat/completions", chat("What is a tally stick?", false)},
-		{"the same as a stream", "/v1/chat/completions", chat("/slow 20ms What is a tally stick?", true)},
-		{"a stream of the other kind", "/v1/messages", fmt.Sprintf(`{"model":%q,"max_tokens":64,"stream":true,"messages":[{"role":"user","content":"Who split it, and why?"}]}`, gatewaytest.ChatModel)},
-		{"a call the model refuses", "/v1/chat/completions", chat("/error 429 Once more.", false)},
-		{"a stream that is cut", "/v1/chat/completions", chat("/cut 4 Tell me everything about it.", true)},
-	} {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+s.path, strings.NewReader(s.body))
-		if err != nil {
-			return first, err
-		}
-		req.Header.Set("Authorization", "Bearer "+d.apiKey)
-		req.Header.Set("Content-Type", "application/json")
-		req.Header.Set("Anthropic-Version", "2023-06-01")
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return first, fmt.Errorf("a sample call: %w", err)
-		}
-		id := resp.Header.Get(gateway.SessionHeader)
-		if _, err := record.ParseID(id); err != nil {
-			return first, fmt.Errorf("a sample call was answered %s without a session", resp.Status)
-		}
-		if first == "" {
-			first = id
-		}
-		end := "whole"
-		if _, err := io.Copy(io.Discard, bufio.NewReader(resp.Body)); err != nil {
-			end = "cut: " + err.Error()
-		}
-		resp.Body.Close()
-		fmt.Fprintf(d.stdout, "  %s  %d  %-30s %s\n", id, resp.StatusCode, s.what, end)
-	}
-	return first, nil
-}
-
 // show says what there is to try.
-func (d *demonstration) show(gatewayURL, logURL, policy, session string, quarantined error) {
+func (d *demonstration) show(gatewayURL, logURL, console, policy, session string, quarantined error) {
 	out := d.stdout
 	if quarantined != nil {
 		fmt.Fprintf(out, "\nTHE LOG IS IN QUARANTINE. It serves reads and signs nothing, and the gateway answers 503.\n  %s\nThe evidence is in %s.\n\n",
@@ -424,6 +434,13 @@ func (d *demonstration) show(gatewayURL, logURL, policy, session string, quarant
 		}
 	}
 	bin := os.Args[0]
+	if console != "" {
+		what := "what is on record shows there"
+		if session != "" {
+			what = "the page already shows the demo's sessions"
+		}
+		fmt.Fprintf(out, "\nOpen %s/ in a browser: %s. Anybody on this machine is let in,\nas %s, who may do everything; %s/login/ has others to be.\n", console, what, demoPersonas[0].Name, console)
+	}
 	fmt.Fprintf(out, "\nThe gateway is at %s, the log at %s; both run until you press Ctrl-C.\n", gatewayURL, logURL)
 	if d.real != "" {
 		fmt.Fprintf(out, "It stands before %s, with the key in OPENAI_API_KEY.\n", d.real)

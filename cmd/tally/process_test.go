@@ -113,7 +113,7 @@ func (p *place) start(args ...string) {
 func (p *place) launch(args ...string) {
 	p.t.Helper()
 	os.Remove(filepath.Join(p.data, demoEnv))
-	p.cmd = p.command(append([]string{"demo", "--data", p.data, "--gateway", "127.0.0.1:0", "--log", "127.0.0.1:0"}, args...)...)
+	p.cmd = p.command(append([]string{"demo", "--data", p.data, "--gateway", "127.0.0.1:0", "--log", "127.0.0.1:0", "--console", "127.0.0.1:0"}, args...)...)
 	p.out = &lockedBuffer{}
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	if err := p.cmd.Start(); err != nil {

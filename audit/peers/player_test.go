@@ -17,11 +17,11 @@ func timeline(micros []int) string {
 	b.WriteString(`<!doctype html><meta charset="utf-8"><title>player</title><script type="module" src="/static/player.js"></script>
 <section id="timeline"><div id="player"></div><table id="events"><tbody>`)
 	for i, at := range micros {
-		class := ""
+		badge := ""
 		if i%10 == 9 {
-			class = ` class="mark"`
+			badge = `<span class="badge mask">masked</span>`
 		}
-		fmt.Fprintf(&b, `<tr id="e%d" data-at="%d"%s><td class="says">w%d </td></tr>`, i, at, class, i)
+		fmt.Fprintf(&b, `<tr id="e%d" data-at="%d"><td class="type">%s</td><td class="says">w%d </td></tr>`, i, at, badge, i)
 	}
 	b.WriteString(`</tbody></table></section>`)
 	return b.String()
@@ -49,14 +49,18 @@ func TestPlayerKeepsTime(t *testing.T) {
 		at += dice.IntN(10_000)
 	}
 	b := playing(t, micros)
-	// A machine that does other things can be late at any time. One that is so each time is not the reason.
+	dues := strings.ReplaceAll(fmt.Sprint(micros), " ", ",")
+	// A machine that does other things is late by itself, at times: by how much, timers tell that do nothing else and are due with
+	// the events. A moment may come between the two; one that comes each time is not the reason.
 	for try := range 6 {
-		took := eval[float64](b, `new Promise((done) => {
+		got := eval[struct{ Took, Bare float64 }](b, `new Promise((done) => {
 			const began = performance.now(), play = document.querySelector("#play");
+			let bare = 0;
+			for (const due of `+dues+`) setTimeout(() => { bare = Math.max(bare, performance.now() - began - due / 1000); }, due / 1000);
 			new MutationObserver((_, seen) => {
 				if (play.textContent === "Play") {
 					seen.disconnect();
-					done(performance.now() - began);
+					done({ Took: performance.now() - began, Bare: bare });
 				}
 			}).observe(play, { childList: true });
 			play.click();
@@ -64,14 +68,14 @@ func TestPlayerKeepsTime(t *testing.T) {
 		worst := eval[float64](b, `Number(document.querySelector("#player").dataset.late)`)
 		events := eval[int](b, `Number(document.querySelector("#player").dataset.events)`)
 		long := float64(micros[len(micros)-1]) / 1000
-		t.Logf("%d events in %.1f ms, which took %.1f ms when they came; the latest was %.2f ms after its time", events, took, long, worst)
+		t.Logf("%d events in %.1f ms, which took %.1f ms when they came; the latest was %.2f ms after its time, and of bare timers %.2f", events, got.Took, long, worst, got.Bare)
 		if events != len(micros) {
 			t.Fatalf("%d events were played of %d", events, len(micros))
 		}
 		if text := b.text("#playing"); !strings.HasPrefix(text, "w0 w1 w2 ") || !strings.HasSuffix(strings.TrimSpace(text), "w299") {
 			t.Fatalf("it says %q", text)
 		}
-		if worst <= 10 && took >= long && took <= long+20 {
+		if worst <= max(10, got.Bare+10) && got.Took >= long-1 && got.Took <= long+worst+30 {
 			return
 		}
 		if try == 5 {

@@ -64,6 +64,9 @@ type Config struct {
 	Numbers func(ctx context.Context) []Number
 	// Settings are shown as they stand, to admins and auditors: whoever gives them leaves out secrets. Nil for none.
 	Settings func() []Setting
+	// Demonstration says, where anybody is let in, that it is so: it stands on every page, beside the way to be somebody else. Why is then
+	// the reason that the question for one begins with.
+	Demonstration, Why string
 	// Software is the name and version of the program, for what is handed out: tallystick/0.1.0.
 	Software string
 	// Logger is told of what fails; nil for nobody.
@@ -95,8 +98,8 @@ type SignIn interface {
 	http.Handler
 }
 
-// Approvals are calls that wait for people. Errors are shown to people as they are: ErrGone, ErrNotYours and those that wrap them
-// as what they say, all others as a failure.
+// Approvals are calls that wait for people. Errors are shown to people as they are: ErrGone, ErrNotYours, ErrNotTaken and those
+// that wrap them as what they say, all others as a failure.
 type Approvals interface {
 	// List returns what waits that is somebody's to decide, or his own, the oldest first, without content.
 	List(ctx context.Context, who Person) ([]Approval, error)
@@ -133,6 +136,7 @@ type Approval struct {
 	Need    int      // how many people must say yes
 	Yes     []string // who has
 	Groups  []string // who is asked; none for all who approve
+	Glass   bool     // who looks may let it pass alone, in an emergency
 	Asked   time.Time
 	Until   time.Time // when no answer becomes no
 	Request *Request  // nil where the request is not shown: in a list, one's own, or one that is decided

@@ -30,6 +30,7 @@ type view struct {
 	Here    string // path and query, to come back to
 	Now     time.Time
 	Modules []string // of this page, under /static/
+	Demo    string   // that anybody is let in; "" where that is not so
 	Wide    bool
 	Stuff   any // of the page itself
 }
@@ -66,7 +67,7 @@ func (o *Console) nav(v *visit) []navItem {
 
 // show writes a page.
 func (o *Console) show(v *visit, status int, name, title string, stuff any, modules ...string) error {
-	page := view{Title: title, Who: v.who, Why: v.why, Here: v.req.URL.RequestURI(), Now: o.now(), Modules: modules, Stuff: stuff}
+	page := view{Title: title, Who: v.who, Why: v.why, Here: v.req.URL.RequestURI(), Now: o.now(), Modules: modules, Demo: o.c.Demonstration, Stuff: stuff}
 	if v.who.Name != "" {
 		page.Nav = o.nav(v)
 	}
@@ -130,6 +131,7 @@ var faults = []fault{
 	{audit.ErrNotHere, http.StatusConflict, "Kept elsewhere", "Ask at the console of the gateway that recorded the session."},
 	{ErrGone, http.StatusNotFound, "Not waiting", "Look at the list of what waits."},
 	{ErrNotYours, http.StatusForbidden, "Others decide", "Ask one of those who are asked."},
+	{ErrNotTaken, http.StatusConflict, "Not taken", "Look at the call again, and at how it stands."},
 	{tlog.ErrNotFound, http.StatusNotFound, "Not in the log", "Compare the ID with where you have it from. A session of the last second may not be published yet: try again in a moment."},
 	{tlog.ErrFull, http.StatusServiceUnavailable, "The log is full", "Nothing is shown that cannot be recorded. Tell whoever runs the log."},
 	{tlog.ErrBusy, http.StatusServiceUnavailable, "The log is busy", "Nothing is shown that cannot be recorded. Try again in a moment."},

@@ -21,7 +21,7 @@ func (o *Console) askWhy(v *visit) {
 		o.fail(v, errWhy)
 		return
 	}
-	o.done(v, o.show(v, http.StatusPreconditionRequired, "why", "Why are you looking?", whyPage{Back: v.req.URL.RequestURI()}))
+	o.done(v, o.show(v, http.StatusPreconditionRequired, "why", "Why are you looking?", whyPage{Last: o.c.Why, Back: v.req.URL.RequestURI()}))
 }
 
 // reason keeps why somebody looks from now on.

@@ -26,6 +26,9 @@ var ErrGone = errors.New("there is no such call waiting that is yours to decide;
 // ErrNotYours says that others decide: ask them.
 var ErrNotYours = errors.New("your own call is not yours to decide; others are asked")
 
+// ErrNotTaken says that a word does not count as it was given: look again, and say it again.
+var ErrNotTaken = errors.New("the decision was not taken")
+
 //go:embed static
 var static embed.FS
 

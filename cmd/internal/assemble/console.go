@@ -37,7 +37,7 @@ func (h *House) addConsole(c *config.Config, known *identity) error {
 	}
 	out := console.Config{
 		Desk: h.desk, Log: h.Vault.Log, Hosts: append([]string{public.Host}, k.Hosts...),
-		Health: h.checks, Numbers: h.numbers, Settings: func() []console.Setting { return settings(c) }, Logger: h.env.Logger,
+		Health: h.checks, Numbers: h.numbers, Settings: func() []console.Setting { return settings(c) }, Software: h.env.Software, Logger: h.env.Logger,
 	}
 	if c.Gateway.Approvals != nil {
 		out.Approvals = approvers{h.Gateway}
@@ -47,6 +47,7 @@ func (h *House) addConsole(c *config.Config, known *identity) error {
 	}
 	if len(h.env.Personas) > 0 {
 		out.SignIn, err = newStage(h.env.Personas)
+		out.Demonstration, out.Why = "A demonstration: anybody on this machine is let in.", "looking at the demo"
 	} else {
 		out.SignIn, err = h.signIn(c, known)
 	}
@@ -118,7 +119,7 @@ func (d *door) Who(req *http.Request) (console.Person, bool) {
 	}
 	p := t.Principal
 	return console.Person{
-		Name: p.Name, Email: p.Email, Groups: p.Groups, How: "logged in at " + cmp.Or(p.Issuer, strings.SplitN(p.Name, ":", 2)[0]),
+		Name: p.Name, Email: p.Email, Groups: p.Groups, How: cmp.Or(p.Issuer, strings.SplitN(p.Name, ":", 2)[0]),
 		Roles: d.console.RolesOf(p.Name, p.Groups), Session: t.ID, Until: t.Expires,
 	}, true
 }
@@ -206,10 +207,8 @@ func refusedTo(err error) error {
 		return console.ErrGone
 	case "self_approval":
 		return console.ErrNotYours
-	case "already_decided", "decided_before":
-		return fmt.Errorf("%w: %s", console.ErrGone, no.Message)
 	}
-	return errors.New(no.Message)
+	return fmt.Errorf("%w: %s", console.ErrNotTaken, no.Message)
 }
 
 // approvalOf is a question of the gateway's as the console shows it.
@@ -220,7 +219,7 @@ func approvalOf(q gateway.Question) (console.Approval, error) {
 	}
 	v := console.Approval{
 		ID: id, State: strings.ReplaceAll(q.State, "_", " "), Open: q.State == "waiting", Yours: q.Yours, Caller: q.Caller, Email: q.Email, Route: q.Route,
-		Model: q.Model, Method: q.Method, Target: q.Target, Rule: q.Rule, Message: q.Message, Need: q.Need, Yes: q.Yes, Groups: q.Groups, Asked: q.Asked, Until: q.Until,
+		Model: q.Model, Method: q.Method, Target: q.Target, Rule: q.Rule, Message: q.Message, Need: q.Need, Yes: q.Yes, Groups: q.Groups, Glass: q.Glass, Asked: q.Asked, Until: q.Until,
 	}
 	if r := q.Request; r != nil {
 		v.Request = &console.Request{Leaf: r.Leaf, Body: r.Base64}

@@ -50,7 +50,7 @@ func (s *stage) Who(req *http.Request) (console.Person, bool) {
 			}
 		}
 	}
-	return console.Person{Name: p.Name, Email: p.Email, Groups: p.Groups, Roles: p.Roles, How: "a demonstration: anybody on this machine is let in", Session: "persona-" + p.Name}, true
+	return console.Person{Name: p.Name, Email: p.Email, Groups: p.Groups, Roles: p.Roles, How: "nobody: anybody on this machine is let in", Session: "persona-" + p.Name}, true
 }
 
 // Way returns where the personas are.

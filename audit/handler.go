@@ -24,6 +24,7 @@ const maxBody = 64 << 10
 // Handler serves a desk to operators who show the token whose SHA-256 is given:
 //
 //	GET  /.tallystick/export/SESSION?as=ACT&detail=WORDS    a bundle; what else than an export it is for, see [Desk.Bundle]
+//	GET  /.tallystick/view/SESSION      the session as [Desk.View] shows it, ended or not; see [ParseView]
 //	GET  /.tallystick/fields/SESSION    the names of its fields, one a line
 //	GET  /.tallystick/disclose/SESSION?fields=F,F    a bundle in which those are shown and the others withheld; see [Desk.Disclose]
 //	GET  /.tallystick/original/SESSION?field=F    a bundle in which its original is shown, sealed as it is; see [Desk.Unseal]
@@ -79,6 +80,21 @@ func Handler(d *Desk, token [sha256.Size]byte, log *slog.Logger) http.Handler {
 			return err
 		}
 		return answer(w, "application/json", bundle)
+	})
+	handle("GET "+Prefix+"view/{session}", func(w http.ResponseWriter, req *http.Request, who Asker) error {
+		id, err := record.ParseID(req.PathValue("session"))
+		if err != nil {
+			return fmt.Errorf("%w: %w", errRequest, err)
+		}
+		s, err := d.View(req.Context(), who, id, req.URL.Query().Get("detail"))
+		if err != nil {
+			return err
+		}
+		view, err := AppendView(nil, s)
+		if err != nil {
+			return err
+		}
+		return answer(w, "application/json", view)
 	})
 	handle("GET "+Prefix+"fields/{session}", func(w http.ResponseWriter, req *http.Request, who Asker) error {
 		id, err := record.ParseID(req.PathValue("session"))

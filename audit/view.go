@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,21 @@ func (d *Desk) View(ctx context.Context, who Asker, id record.ID, detail string)
 		s.Entries = append(s.Entries, verify.Entry{Index: f.Index, Bytes: f.Bytes, Fields: verify.Fields(r, func(string) bool { return true })})
 	}
 	return s, nil
+}
+
+// AppendView appends a session as [Desk.View] shows it, on its way from a desk to a reader: in the form of a bundle that names no
+// log, has no checkpoint and proves nothing.
+func AppendView(dst []byte, s verify.Session) ([]byte, error) {
+	return (&verify.Bundle{Sessions: []verify.Session{s}}).Append(dst)
+}
+
+// ParseView reads what AppendView writes. What it returns may lie in raw.
+func ParseView(raw []byte) (verify.Session, error) {
+	b, err := verify.Parse(raw)
+	if err != nil || len(b.Sessions) != 1 {
+		return verify.Session{}, fmt.Errorf("audit: it is no view of a session: %w", cmp.Or(err, errRequest))
+	}
+	return b.Sessions[0], nil
 }
 
 // A Seen is one entry of the log with the record behind it, as it is fed to what is derived from records.

@@ -37,7 +37,8 @@ type draft struct {
 // A piece is a part while it is put together.
 type piece struct {
 	Part
-	at   int // in the draft
+	at   int  // in the draft
+	told bool // an event has said what it is
 	said strings.Builder
 	bare string // what it is if nothing is said
 }
@@ -97,20 +98,20 @@ func (r *reader) say(at place, kind Kind, text string) {
 	if p == nil {
 		return
 	}
-	first := p.said.Len() == 0
 	p.said.WriteString(text)
-	r.tell(at, p, text, first)
+	r.tell(at, p, text)
 }
 
 // tell notes what the event at hand adds.
-func (r *reader) tell(at place, p *piece, text string, first bool) {
+func (r *reader) tell(at place, p *piece, text string) {
 	if r.now == nil || !r.take() {
 		return
 	}
 	d := Delta{Choice: at.choice, Part: p.at, Kind: p.Kind, Text: text}
-	if p.Call != nil && first {
+	if p.Call != nil && !p.told {
 		d.Name = p.Call.Name
 	}
+	p.told = true
 	r.now.Says = append(r.now.Says, d)
 }
 
@@ -135,7 +136,7 @@ func (r *reader) call(at place, id, name, bare string) {
 	}
 	p.Call.ID, p.Call.Name, p.bare = cmp.Or(p.Call.ID, id), cmp.Or(p.Call.Name, name), cmp.Or(p.bare, bare)
 	if !there {
-		r.tell(at, p, "", true)
+		r.tell(at, p, "")
 	}
 }
 
@@ -149,7 +150,7 @@ func (r *reader) put(at place, part Part) {
 		if part.Call != nil {
 			p.bare = part.Call.Arguments
 		}
-		r.tell(at, p, part.Text, true)
+		r.tell(at, p, part.Text)
 	}
 }
 

@@ -45,6 +45,10 @@ Judge calls, and say yes to those that need it:
   tally approve [ID]          show one of them whole, and say yes
   tally deny ID --reason TEXT say no
 
+Look at what is on record:
+  tally show SESSION          show what was asked, answered, judged and masked
+  tally replay SESSION        play the answer back as it came, at its own times
+
 Hand out what is on record:
   tally export SESSION        write a bundle that tally-verify checks without us
   tally export --all -o DIR   write a static copy of the whole public log
@@ -82,7 +86,7 @@ func (t *tally) run(ctx context.Context, args []string) int {
 		"demo": t.demo, "serve": t.serve, "fsck": t.fsck,
 		"policy": t.policy, "approvals": t.approvals, "approve": t.approve, "deny": t.deny,
 		"export": t.export, "disclose": t.disclose, "unseal": t.unseal,
-		"mock":  t.mock,
+		"show": t.showSession, "replay": t.replay, "mock": t.mock,
 		"erase": t.erase, "retain": t.retain,
 		"keys": t.keys, "login": t.login, "tokens": t.tokens,
 		"version": t.version,

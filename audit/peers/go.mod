@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
+	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
 	github.com/tallystick/tallystick v0.0.0
 	golang.org/x/mod v0.42.0
 )
@@ -14,6 +15,7 @@ require (
 	github.com/go-json-experiment/json v1.27.2 // indirect
 	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/transparency-dev/merkle v0.0.2 // indirect
+	golang.org/x/text v0.43.0 // indirect
 )
 
 replace github.com/tallystick/tallystick => ../..

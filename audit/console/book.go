@@ -95,7 +95,7 @@ func (o *Console) leafThrough(ctx context.Context, p *bookPage) error {
 	p.Read = size - from
 	kinds := make(map[string]int)
 	at := make(map[record.ID]int)
-	err := o.entries(ctx, from, size, func(index uint64, e record.Entry) {
+	err := o.entries(ctx, size, from, size, func(index uint64, e record.Entry) {
 		kinds[string(e.Kind)]++
 		i, ok := at[e.Boot]
 		if !ok {
@@ -159,7 +159,7 @@ func (o *Console) grown(ctx context.Context, p *bookPage) error {
 		if n > 1 {
 			index = uint64(float64(size-1) * float64(i) / float64(n-1))
 		}
-		err := o.entries(ctx, index, index+1, func(index uint64, e record.Entry) {
+		err := o.entries(ctx, size, index, index+1, func(index uint64, e record.Entry) {
 			points = append(points, point{e.Time, index + 1})
 		})
 		if err != nil {

@@ -60,8 +60,11 @@ func frame(id, title string, starts []time.Time, span time.Duration, text func(f
 		c.Grid = append(c.Grid, gridLine{at(y), at(y + 4), text(top * float64(i) / 3)})
 	}
 	layout := "15:04"
-	if span*time.Duration(len(starts)) > 25*time.Hour {
+	switch whole := span * time.Duration(len(starts)); {
+	case whole > 25*time.Hour:
 		layout = "2 Jan"
+	case whole < 8*time.Minute:
+		layout = "15:04:05"
 	}
 	for i := range 5 {
 		k := min(i*len(starts)/4, len(starts))

@@ -66,7 +66,7 @@ func (o *Console) search(v *visit) error {
 	status := http.StatusOK
 	if err != nil {
 		// The form is shown again, with what is wrong with it.
-		switch page.Problem = err.Error(); {
+		switch page.Problem = said(err); {
 		case errors.Is(err, audit.ErrQuery), errors.Is(err, audit.ErrCursor):
 			status = http.StatusBadRequest
 		case errors.Is(err, audit.ErrNoIndex):

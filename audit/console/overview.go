@@ -85,7 +85,7 @@ func (o *Console) overview(v *visit) error {
 	page := overview{Waiting: -1}
 	var err error
 	if page.Stats, err = o.stats(ctx, v.req.URL.Query().Get("range"), &page); err != nil {
-		page.NoStats = err.Error()
+		page.NoStats = said(err)
 		if !errors.Is(err, audit.ErrNoIndex) {
 			o.log.Error("the sessions could not be counted", "err", err)
 		}
@@ -95,7 +95,7 @@ func (o *Console) overview(v *visit) error {
 	if o.c.Approvals != nil && v.who.Roles.Any(audit.Approver) {
 		list, err := o.c.Approvals.List(ctx, v.who)
 		if err != nil {
-			page.WaitsBy = err.Error()
+			page.WaitsBy = said(err)
 		}
 		page.Waiting = 0
 		for _, a := range list {
@@ -165,7 +165,7 @@ func (p *overview) draw() {
 		starts[i] = s.Spans[i].From
 	}
 	p.Sessions = bars("sessions", "Sessions over time", starts, s.Span, plainNumber, series{"complete", "c1", whole}, series{"other ends", "c2", other}, series{"refused", "c3", refused})
-	p.Latency = lines("latency", "How long calls took", starts, s.Span, secondsText, series{"half of them", "c1", quick}, series{"99 of 100", "c3", slow})
+	p.Latency = lines("latency", "How long calls took", starts, s.Span, secondsText, series{"median", "c1", quick}, series{"99th percentile", "c3", slow})
 	p.Tokens = bars("tokens", "Tokens over time", starts, s.Span, plainNumber, series{"in", "c1", in}, series{"out", "c4", out})
 	p.Outcomes = tallies(s.All.Outcomes, s.All.Sessions)
 	p.Refused = s.All.Outcomes["refused"]
@@ -238,7 +238,7 @@ func (o *Console) head(ctx context.Context) (*head, error) {
 	h.Judged = true
 	_, cosigs, err := o.policy.Check(signed)
 	if err != nil {
-		h.Problem = err.Error()
+		h.Problem = said(err)
 	}
 	h.Good = err == nil
 	for _, w := range o.policy.Witnesses() {
@@ -271,7 +271,7 @@ const (
 // newest finds the newest sessions in the entries, which are public.
 func (o *Console) newest(ctx context.Context, size uint64) ([]newest, error) {
 	found := make(map[record.ID]*newest)
-	err := o.entries(ctx, size-min(size, newestRead), size, func(index uint64, e record.Entry) {
+	err := o.entries(ctx, size, size-min(size, newestRead), size, func(index uint64, e record.Entry) {
 		if e.Session.IsZero() || e.Kind == record.Access || e.Kind == record.Erasure {
 			return
 		}
@@ -308,10 +308,10 @@ func (o *Console) newest(ctx context.Context, size uint64) ([]newest, error) {
 	return all[:min(len(all), newestMost)], nil
 }
 
-// entries reads the public entries from one index to before another.
-func (o *Console) entries(ctx context.Context, from, to uint64, f func(index uint64, e record.Entry)) error {
+// entries reads the public entries from one index to before another, of a log of a published size.
+func (o *Console) entries(ctx context.Context, size, from, to uint64, f func(index uint64, e record.Entry)) error {
 	for from < to {
-		t := tlog.TileAt(tlog.EntriesLevel, from, to)
+		t := tlog.TileAt(tlog.EntriesLevel, from, size)
 		data, err := tlog.ReadTile(ctx, o.c.Log, t)
 		if err != nil {
 			return err
@@ -321,7 +321,7 @@ func (o *Console) entries(ctx context.Context, from, to uint64, f func(index uin
 			return fmt.Errorf("%s: %w", t.Path(), err)
 		}
 		first := t.Index * tlog.TileWidth
-		for ; from < first+uint64(t.Width); from++ {
+		for ; from < min(first+uint64(t.Width), to); from++ {
 			e, err := record.ParseEntry(raw[from-first])
 			if err != nil {
 				return fmt.Errorf("entry %d: %w", from, err)

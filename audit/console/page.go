@@ -141,6 +141,11 @@ var faults = []fault{
 	{context.DeadlineExceeded, http.StatusGatewayTimeout, "It took too long", "Try again, or ask for less."},
 }
 
+// said is an error in words for people, who need not know which part of the program it comes from.
+func said(err error) string { return rooms.Replace(err.Error()) }
+
+var rooms = strings.NewReplacer("audit: ", "", "tlog: ", "", "record: ", "", "verify: ", "", "export: ", "", "gateway: ", "")
+
 // A problem is an error as a page shows it.
 type problem struct {
 	Status      int
@@ -153,7 +158,7 @@ func (o *Console) fail(v *visit, err error) {
 	if errors.Is(err, context.Canceled) && v.req.Context().Err() != nil {
 		return // nobody is there any more
 	}
-	p := problem{Status: http.StatusInternalServerError, What: err.Error(), Next: "Try again. If it happens again, tell whoever runs the log, and when it was.", Back: "/", Label: "Overview"}
+	p := problem{Status: http.StatusInternalServerError, What: said(err), Next: "Try again. If it happens again, tell whoever runs the log, and when it was.", Back: "/", Label: "Overview"}
 	title := "It failed"
 	if i := slices.IndexFunc(faults, func(f fault) bool { return errors.Is(err, f.err) }); i >= 0 {
 		p.Status, title, p.Next = faults[i].status, faults[i].title, faults[i].next

@@ -26,8 +26,8 @@ type sessionPage struct {
 	*transcript.Transcript
 	ID       record.ID
 	How      string // outcome, refused or open
-	Asked    []said
-	Answered []said
+	Asked    []turn
+	Answered []turn
 	Asks     part // the request's body
 	Answers  part
 	AskBody  string // where more of it is
@@ -41,14 +41,15 @@ type sessionPage struct {
 	Sealed   []string
 }
 
-// A said is a message of the conversation, cut to what fits on a page.
-type said struct {
+// A turn is a message of the conversation, cut to what fits on a page.
+type turn struct {
 	Role, Name, Finish string
 	Choice             int // of several, from 1; 0 where there is one
-	Parts              []saidPart
+	Parts              []piece
 }
 
-type saidPart struct {
+// A piece is a part of one.
+type piece struct {
 	Kind string
 	Text string
 	Cut  int // bytes that are left out
@@ -173,10 +174,10 @@ func readSession(s verify.Session, from int) *sessionPage {
 	}
 	left := pageText
 	for _, m := range t.Messages {
-		p.Asked = append(p.Asked, said{Role: m.Role, Name: m.Name, Parts: cutParts(m.Parts, &left)})
+		p.Asked = append(p.Asked, turn{Role: m.Role, Name: m.Name, Parts: cutParts(m.Parts, &left)})
 	}
 	for _, r := range t.Replies {
-		one := said{Role: r.Role, Finish: r.Finish, Parts: cutParts(r.Parts, &left)}
+		one := turn{Role: r.Role, Finish: r.Finish, Parts: cutParts(r.Parts, &left)}
 		if len(t.Replies) > 1 {
 			one.Choice = r.Choice + 1
 		}
@@ -194,10 +195,10 @@ func readSession(s verify.Session, from int) *sessionPage {
 }
 
 // cutParts returns parts of a message as far as they fit.
-func cutParts(parts []transcript.Part, left *int) []saidPart {
-	var all []saidPart
+func cutParts(parts []transcript.Part, left *int) []piece {
+	var all []piece
 	for _, p := range parts {
-		one := saidPart{Kind: string(p.Kind), File: p.File}
+		one := piece{Kind: string(p.Kind), File: p.File}
 		one.Text, one.Cut = cut(p.Text, left)
 		if p.Call != nil {
 			c := *p.Call

@@ -39,7 +39,16 @@ const signingSecret = "8f742231b10e8888abcd99yyyzzz85a5"
 
 // newOffice serves with a policy that asks one person about calls with a tool, two about those with tools of payment.
 func newOffice(t *testing.T) *office {
-	o := &office{place: newPlace(t), keys: make(map[string]string), said: &lockedBuffer{}, messages: make(chan string, 64)}
+	t.Helper()
+	o := furnish(t)
+	o.serve()
+	return o
+}
+
+// furnish makes an office that does not serve yet.
+func furnish(t *testing.T) *office {
+	t.Helper()
+	o := &office{place: newPlace(t), keys: make(map[string]string), messages: make(chan string, 64)}
 	if err := os.Mkdir(filepath.Join(filepath.Dir(o.data), "keys"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -118,19 +127,25 @@ gateway:
 %s  routes:
     - {name: openai, api: openai, upstream: "http://%s", credential: {file: model.key}}
 `, told.URL, callers, ln.Addr()))
+	return o
+}
+
+// serve serves until the test ends, or somebody ends it before.
+func (o *office) serve() {
+	o.t.Helper()
+	o.said = &lockedBuffer{}
 	o.cmd = o.command("serve", "--config", "tally.yaml")
 	o.cmd.Stderr = o.said
 	if err := o.cmd.Start(); err != nil {
-		t.Fatal(err)
+		o.t.Fatal(err)
 	}
-	t.Cleanup(o.kill)
+	o.t.Cleanup(o.kill)
 	var where []string
-	await(t, "it serves", func() bool {
+	await(o.t, "it serves", func() bool {
 		where = regexp.MustCompile(`gateway=(\S+) log=(\S+)`).FindStringSubmatch(o.said.String())
 		return where != nil
 	})
 	o.vars = map[string]string{"GATEWAY_URL": where[1], "LOG_URL": where[2]}
-	return o
 }
 
 func (o *office) write(name, text string) {

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/http/cookiejar"
@@ -20,6 +21,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,14 +33,35 @@ import (
 	"github.com/tallystick/tallystick/verify"
 )
 
-// issuer runs an OpenID Connect issuer that has one key, and returns its URL and what makes tokens of it.
-func issuer(t *testing.T) (at string, mint func(claims map[string]any) string) {
+// An issuer is an OpenID Connect issuer that has one key, and takes for granted who logs in.
+type issuer struct {
+	URL  string
+	mint func(claims map[string]any) string // makes tokens of it
+
+	mu    sync.Mutex
+	codes map[string]map[string]any // under mu: the claims of who was let in, by code
+}
+
+// letIn has the issuer let somebody in whose browser came with an address, and returns the code to go back with.
+func (is *issuer) letIn(to string, claims map[string]any) url.Values {
+	u, _ := url.Parse(to)
+	code := rand.Text()
+	is.mu.Lock()
+	defer is.mu.Unlock()
+	is.codes[code] = map[string]any{"nonce": u.Query().Get("nonce"), "aud": u.Query().Get("client_id")}
+	maps.Copy(is.codes[code], claims)
+	return url.Values{"code": {code}, "state": {u.Query().Get("state")}}
+}
+
+// newIssuer runs one.
+func newIssuer(t *testing.T) *issuer {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b64 := base64.RawURLEncoding.EncodeToString
+	is := &issuer{codes: make(map[string]map[string]any)}
 	var srv *httptest.Server
 	srv = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -46,12 +69,24 @@ func issuer(t *testing.T) (at string, mint func(claims map[string]any) string) {
 			json.NewEncoder(w).Encode(map[string]any{"issuer": srv.URL, "jwks_uri": srv.URL + "/keys", "authorization_endpoint": srv.URL + "/auth", "token_endpoint": srv.URL + "/token"})
 		case "/keys":
 			json.NewEncoder(w).Encode(map[string]any{"keys": []any{map[string]any{"kty": "RSA", "kid": "k", "alg": "RS256", "use": "sig", "n": b64(key.N.Bytes()), "e": b64(big.NewInt(int64(key.E)).Bytes())}}})
+		case "/token":
+			is.mu.Lock()
+			claims, ok := is.codes[r.FormValue("code")]
+			delete(is.codes, r.FormValue("code"))
+			is.mu.Unlock()
+			if !ok {
+				http.Error(w, `{"error":"invalid_grant"}`, http.StatusBadRequest)
+				return
+			}
+			w.Header().Set("Content-Type", "application/json")
+			json.NewEncoder(w).Encode(map[string]any{"access_token": "at", "token_type": "Bearer", "expires_in": 3600, "id_token": is.mint(claims)})
 		default:
 			http.NotFound(w, r)
 		}
 	}))
 	t.Cleanup(srv.Close)
-	return srv.URL, func(claims map[string]any) string {
+	is.URL = srv.URL
+	is.mint = func(claims map[string]any) string {
 		t.Helper()
 		all := map[string]any{"iss": srv.URL, "aud": "tallystick", "iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix()}
 		for k, v := range claims {
@@ -69,6 +104,7 @@ func issuer(t *testing.T) (at string, mint func(claims map[string]any) string) {
 		}
 		return signed + "." + b64(sig)
 	}
+	return is
 }
 
 // spoofed are forty headers that claim an identity, and a cookie of somebody's.
@@ -85,7 +121,8 @@ var spoofed = []string{
 func TestIdentities(t *testing.T) {
 	a := newApartment(t, true)
 	idp := samltest.New(t)
-	at, mint := issuer(t)
+	there := newIssuer(t)
+	at, mint := there.URL, there.mint
 	base := strings.Replace(a.vars["GATEWAY_URL"], "http://", "https://", 1)
 	b, err := os.ReadFile(filepath.Join(a.dir, "gw.yaml"))
 	if err != nil {

@@ -82,10 +82,11 @@ func (s *stage) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 }
 
 var personasPage = template.Must(template.New("").Parse(`<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Tallystick: who to be</title><link rel="stylesheet" href="/static/console.css"></head>
-<body><main><h1>Who to be</h1>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<title>Who to be · Tallystick</title><link rel="stylesheet" href="/static/console.css"><script src="/static/theme.js"></script></head>
+<body><main id="main"><section class="card alone"><h1>Who to be</h1>
 <p>This is a demonstration. Nobody logs in: anybody on this machine is let in, as whom he likes. In earnest people log in by OpenID Connect or SAML, and their groups give them their roles.</p>
-<form method="post" action="{{.To}}">
-{{range .Personas}}<p><button name="persona" value="{{.Name}}"{{if eq .Name $.Who}} aria-current="true"{{end}}>{{.Name}}</button> {{.About}} ({{.Roles}}){{if eq .Name $.Who}}: you{{end}}</p>
-{{end}}</form><p><a href="/">To the overview</a></p></main></body></html>
+<form method="post" action="{{.To}}"><table class="plain"><tbody>
+{{range .Personas}}<tr><td><button name="persona" value="{{.Name}}"{{if eq .Name $.Who}} aria-current="true"{{end}}>{{.Name}}</button></td><td>{{.About}}{{if eq .Name $.Who}}: you{{end}}<br><span class="soft">{{.Roles}}</span></td></tr>
+{{end}}</tbody></table></form><p><a href="/">To the overview</a></p></section></main></body></html>
 `))

@@ -40,6 +40,7 @@ func TestMain(m *testing.M) {
 	if shared.cancel != nil {
 		shared.cancel()
 	}
+	shown.stop()
 	os.Exit(code)
 }
 
@@ -130,7 +131,9 @@ func (b *tab) hear(ev any) {
 			b.faults = append(b.faults, "console: "+strings.Join(s, " "))
 		}
 	case *cdplog.EventEntryAdded:
-		if ev.Entry.Level == cdplog.EntryLevelError {
+		// A page that says why it is not shown has a status that says so, too.
+		told := ev.Entry.Source == cdplog.EntrySourceNetwork && strings.Contains(ev.Entry.Text, "status of 4")
+		if ev.Entry.Level == cdplog.EntryLevelError && !told {
 			b.faults = append(b.faults, fmt.Sprintf("log: %s (%s)", ev.Entry.Text, ev.Entry.URL))
 		}
 	case *page.EventJavascriptDialogOpening:

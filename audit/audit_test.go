@@ -282,6 +282,9 @@ func TestHandler(t *testing.T) {
 		{"no bearer", "export/" + id.String(), token, "ann", 401},
 		{"not an id", "export/..%2f", "Bearer " + token, "ann", 400},
 		{"nobody's session", "export/" + record.NewID(time.Now()).String(), "Bearer " + token, "ann", 404},
+		{"and another", "export/" + id.String() + "?also=" + record.NewID(time.Now()).String(), "Bearer " + token, "ann", 404},
+		{"and itself", "export/" + id.String() + "?also=" + id.String(), "Bearer " + token, "ann", 400},
+		{"and nothing", "export/" + id.String() + "?also=x", "Bearer " + token, "ann", 400},
 		{"nobody asks", "export/" + id.String(), "Bearer " + token, "", 400},
 		{"another path", "elsewhere", "Bearer " + token, "ann", 404},
 	} {

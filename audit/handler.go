@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,7 +24,8 @@ const maxBody = 64 << 10
 
 // Handler serves a desk to operators who show the token whose SHA-256 is given:
 //
-//	GET  /.tallystick/export/SESSION?as=ACT&detail=WORDS    a bundle; what else than an export it is for, see [Desk.Bundle]
+//	GET  /.tallystick/export/SESSION?also=SESSION&as=ACT&detail=WORDS    a bundle, of further sessions too, also as often as there
+//	     are any; what else than an export it is for, see [Desk.Bundle]
 //	GET  /.tallystick/view/SESSION      the session as [Desk.View] shows it, ended or not; see [ParseView]
 //	GET  /.tallystick/fields/SESSION    the names of its fields, one a line
 //	GET  /.tallystick/disclose/SESSION?fields=F,F    a bundle in which those are shown and the others withheld; see [Desk.Disclose]
@@ -75,7 +77,17 @@ func Handler(d *Desk, token [sha256.Size]byte, log *slog.Logger) http.Handler {
 				return err
 			}
 		}
-		bundle, err := d.Bundle(req.Context(), who, act, req.URL.Query().Get("detail"), id)
+		ids := []record.ID{id}
+		for _, also := range req.URL.Query()["also"] {
+			if id, err = record.ParseID(also); err != nil {
+				return fmt.Errorf("%w: %w", errRequest, err)
+			}
+			if slices.Contains(ids, id) {
+				return fmt.Errorf("%w: the session %s is named twice", errRequest, id)
+			}
+			ids = append(ids, id)
+		}
+		bundle, err := d.Bundle(req.Context(), who, act, req.URL.Query().Get("detail"), ids...)
 		if err != nil {
 			return err
 		}

@@ -11,10 +11,12 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/tallystick/tallystick/audit"
+	"github.com/tallystick/tallystick/audit/export"
 	"github.com/tallystick/tallystick/cmd/internal/assemble"
 	"github.com/tallystick/tallystick/cmd/internal/cli"
 	"github.com/tallystick/tallystick/cmd/internal/config"
@@ -77,14 +79,23 @@ func (s *source) flags(fs *flag.FlagSet, reason string) *audit.Asker {
 }
 
 func (t *tally) export(ctx context.Context, args []string) error {
-	fs := t.flags("export SESSION [-o FILE] | export --all -o DIR", `Writes a bundle: the session's entries, what its records hold, and the proofs that
-tally-verify checks without us. That it was exported, by whom and why, goes on record first.
+	var words []string
+	for _, f := range export.Formats() {
+		words = append(words, string(f))
+	}
+	fs := t.flags("export SESSION... [--format FORMAT] [-o FILE] | export --all -o DIR", `Writes a bundle: the sessions' entries, what their records hold, and the proofs that
+tally-verify checks without us. That it was exported, in which format, by whom and why, goes on record first.
+With --format it writes what other programs read, which proves nothing: har, csv, and jsonl in the shapes of two APIs,
+of any number of sessions; curl, a command that makes the call again, and cast, a recording for asciinema, of one; and
+certificate, a draft certificate of custody to print and sign, with the bundle that it is about beside it.
 With --all it copies the public log instead, entries and tiles and no content, into a directory.`)
 	var s source
-	out := fs.String("o", "", "the `file` to write; by default SESSION.bundle")
+	format := fs.String("format", string(export.Bundle), strings.Join(words, ", "))
+	out := fs.String("o", "", "the `file` to write, - for standard output; by default it has the name of the session")
+	policy := fs.String("policy", "", "for a certificate: the `file` (c2sp.org/tlog-policy) that says whom to believe; by default that of the log's configuration")
 	all := fs.Bool("all", false, "copy the whole public log into the directory -o")
 	who := s.flags(fs, "export on the command line")
-	rest, err := parse(fs, args, 0, 1)
+	rest, err := parse(fs, args, 0, maxExported)
 	if err != nil {
 		return err
 	}
@@ -98,30 +109,43 @@ With --all it copies the public log instead, entries and tiles and no content, i
 		}
 		return t.exportAll(ctx, &s, base, *out)
 	}
-	if len(rest) != 1 {
-		return cli.Usagef("export: name a session; every answer of the gateway has it in the header Tallystick-Session")
-	}
-	id, err := record.ParseID(rest[0])
+	f, err := export.ParseFormat(*format)
 	if err != nil {
 		return cli.Usagef("export: %v", err)
 	}
-	var bundle []byte
-	err = t.bundles(ctx, &s, *who, []record.ID{id}, func(_ record.ID, b []byte) error { bundle = b; return nil })
+	switch {
+	case len(rest) == 0:
+		return cli.Usagef("export: name a session; every answer of the gateway has it in the header Tallystick-Session")
+	case len(rest) > 1 && f.One():
+		return cli.Usagef("export: %s is of one session", f)
+	case f == export.Certificate && *out == "-":
+		return cli.Usagef("export: a certificate is about a bundle, which is written beside it; name a file with -o")
+	case f != export.Certificate && *policy != "":
+		return cli.Usagef("export: --policy is for a certificate")
+	}
+	var ids []record.ID
+	for _, r := range rest {
+		id, err := record.ParseID(r)
+		if err != nil {
+			return cli.Usagef("export: %v", err)
+		}
+		if slices.Contains(ids, id) {
+			return cli.Usagef("export: the session %s is named twice", id)
+		}
+		ids = append(ids, id)
+	}
+	about := export.About{By: who.Name, Reason: who.Reason, Software: software()}
+	if f == export.Certificate {
+		if about.Policy, err = t.trusted(&s, *policy); err != nil {
+			return fmt.Errorf("export: %w", err)
+		}
+	}
+	bundle, err := t.bundleOf(ctx, &s, *who, f.Act(), ids)
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
-	if *out == "" {
-		*out = id.String() + ".bundle"
-	}
-	if *out == "-" {
-		_, err := t.stdout.Write(bundle)
-		return err
-	}
-	if err := os.WriteFile(*out, bundle, 0o600); err != nil {
-		return fmt.Errorf("export: %w", err)
-	}
-	fmt.Fprintf(t.stderr, "wrote %s, %d bytes; check it with: tally-verify bundle %s --policy POLICY\n", *out, len(bundle), *out)
-	return nil
+	about.At = time.Now()
+	return t.writeExport(f, bundle, about, *out)
 }
 
 // bundles exports sessions one by one, from the log that s names.
@@ -142,10 +166,10 @@ func (t *tally) bundlesFor(ctx context.Context, s *source, who audit.Asker, act 
 		if refused := new(url.Error); errors.As(err, &refused) && s.log == "" {
 			break // it said that it runs, and does not: it died
 		}
-		if err == nil {
-			err = each(ids[0], bundle)
-		}
 		if err != nil {
+			return err // the desk says which session it is about
+		}
+		if err := each(ids[0], bundle); err != nil {
 			return fmt.Errorf("session %s: %w", ids[0], err)
 		}
 		ids = ids[1:]

@@ -158,6 +158,7 @@ func New(cfg Config) (*Pages, error) {
 	}
 	p.mux = http.NewServeMux()
 	p.mux.HandleFunc("GET "+p.at, p.welcome)
+	p.mux.HandleFunc("GET "+p.at+"/{$}", p.welcome)
 	p.mux.HandleFunc("GET "+p.at+"/start", p.start)
 	p.mux.HandleFunc("GET "+p.at+SAML+"/{name}", p.metadata)
 	p.mux.HandleFunc("GET "+p.at+"/style.css", p.style)

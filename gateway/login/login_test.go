@@ -804,7 +804,7 @@ func TestElsewhere(t *testing.T) {
 	} {
 		c := w.browser()
 		w.noted(nil)
-		_, page := w.get(c, "/login?to="+url.QueryEscape(to))
+		_, page := w.get(c, "/login/?to="+url.QueryEscape(to))
 		start := regexp.MustCompile(`href="(/login/start\?provider=door[^"]*)"`).FindStringSubmatch(page)
 		if start == nil || !strings.Contains(page, "Log in to Tallystick") || !strings.Contains(page, `href="/login/style.css"`) {
 			t.Fatalf("%q: %s", to, page)

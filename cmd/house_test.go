@@ -60,6 +60,7 @@ var homes = map[string][]string{
 	"github.com/crewjam/saml":         {"gateway/saml"},
 	"github.com/beevik/etree":         {"gateway/saml"}, // what it reads XML with; in its kit for tests
 	"github.com/russellhaering":       {"gateway/saml"},
+	"go.opentelemetry.io":             {"gateway/otel"},
 	"github.com/rogpeppe/go-internal": {}, // testscript: tests only
 }
 

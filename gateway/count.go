@@ -161,7 +161,7 @@ type counts struct {
 }
 
 type modelCounts struct {
-	durations             [24]atomic.Pointer[counted] // by errorKinds; made when first counted
+	durations             [32]atomic.Pointer[counted] // by errorKinds; made when first counted
 	firstChunk, ins, outs counted
 }
 
@@ -238,7 +238,7 @@ func outcomeIndex(o record.Outcome) int {
 var errorKinds = [...]string{
 	"", "_OTHER", "400", "401", "403", "404", "408", "409", "413", "422", "429", "500", "502", "503", "504", "529",
 	string(record.Truncated), string(record.ClientGone), string(record.UpstreamError), string(record.Limit), string(record.Internal), string(record.Interrupted),
-	string(outUnrecorded),
+	string(record.Denied), string(record.Waiting), string(outUnrecorded),
 }
 
 // errorKind says what went wrong with a call, as an index into errorKinds; 0 for nothing. status is what its caller was given.

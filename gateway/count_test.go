@@ -193,7 +193,7 @@ func TestErrorKind(t *testing.T) {
 		want   string
 	}{
 		{record.Complete, 200, ""}, {record.Complete, 304, ""}, {record.Complete, 429, "429"}, {record.Complete, 418, "_OTHER"},
-		{record.Truncated, 200, "truncated"}, {record.Limit, 504, "limit"}, {record.Waiting, 409, "_OTHER"}, {outUnrecorded, 503, "unrecorded"},
+		{record.Truncated, 200, "truncated"}, {record.Limit, 504, "limit"}, {record.Waiting, 409, "waiting"}, {record.Resumed, 409, "_OTHER"}, {outUnrecorded, 503, "unrecorded"},
 	} {
 		if got := errorKinds[errorKind(c.out, c.status)]; got != c.want {
 			t.Errorf("%s, %d: %q, want %q", c.out, c.status, got, c.want)

@@ -172,6 +172,8 @@ type Config struct {
 	Logger    *slog.Logger // nil for none
 	// Models are the names of models that Stats tells apart; whatever else callers name is other. nil tells none apart.
 	Models []string
+	// Tracer follows calls; nil for nobody.
+	Tracer Tracer
 
 	lastWords time.Duration // tests only; zero means the constant
 }

@@ -461,6 +461,7 @@ func (c *call) asking(ctx *fasthttp.RequestCtx) bool {
 		c.unasked(ctx, err)
 		return false
 	}
+	c.recorded = time.Now()
 	if !c.hold(ctx) {
 		return false
 	}
@@ -560,7 +561,8 @@ func (c *call) unasked(ctx *fasthttp.RequestCtx, err error) {
 // to use. Otherwise it has answered.
 func (c *call) hold(ctx *fasthttp.RequestCtx) bool {
 	b, q := c.g.book, c.question
-	defer c.waiting(time.Now())
+	c.asked = time.Now()
+	defer c.waiting(c.asked)
 	hold := c.judgement.Approval.Hold
 	if hold == 0 {
 		hold = b.c.Hold
@@ -640,7 +642,10 @@ func (c *call) stillOpen(status int) {
 }
 
 // waiting adds to the time that people were waited for.
-func (c *call) waiting(since time.Time) { c.waited += time.Since(since) }
+func (c *call) waiting(since time.Time) {
+	c.heard = time.Now()
+	c.waited += c.heard.Sub(since)
+}
 
 // usedByOther ends a call that waited for a yes which another session used, or which could not be asked for.
 func (c *call) usedByOther() *refusal {

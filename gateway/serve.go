@@ -112,12 +112,16 @@ type call struct {
 	first    time.Time
 	modelEnd time.Time     // when the model had no more to say
 	waited   time.Duration // for people
+	// For who follows it alone.
+	decided, asked, heard, recorded time.Time
 
 	// What it came to, for those who count.
 	outcome    record.Outcome
 	status     int // that its caller was given
 	answerSize int // bytes of the model's body
 	streamed   bool
+	answer     AnswerFacts // for who follows the call
+	trace      Trace       // nil for nobody, and once it has ended
 
 	ctx    context.Context // ends with the call: a limit, the caller gone, the gateway stopping
 	cancel context.CancelCauseFunc
@@ -158,6 +162,8 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 		return
 	}
 
+	c.traced(ctx)
+
 	// 3. Decide: where the call may go, and by which rules.
 	no := c.decide(ctx)
 	if no == nil {
@@ -168,6 +174,8 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 		c.refuse(ctx, no)
 		return
 	}
+
+	c.decided = time.Now()
 
 	// From here on the call ends early if its caller leaves, if it takes too long, or if the gateway stops.
 	c.begin(ctx)
@@ -238,7 +246,9 @@ func (c *call) over() {
 	clear(c.key)
 	c.key = nil // what is sealed after this gets another, never zeros
 	c.g.active.Add(-1)
-	c.count(time.Now())
+	now := time.Now()
+	c.count(now)
+	c.tell(nil, now)
 }
 
 // decide finds the route and says whether the caller may use it, and reads of the body what records and rules need.
@@ -283,6 +293,7 @@ func (c *call) refuse(ctx *fasthttp.RequestCtx, no *refusal) {
 		c.g.writer.Shed(1)
 	}
 	c.g.numbers.of(c.route).refused[reasonIndex(no.code)].Add(1)
+	c.tell(no, time.Now())
 	clear(c.key)
 	c.g.answer(ctx, c.id, no)
 	if c.retry > 0 {
@@ -359,6 +370,7 @@ func (c *call) recordRequest(ctx *fasthttp.RequestCtx) error {
 	if err == nil && c.g.cfg.Mode == Strict {
 		err = c.request.Wait(c.ctx)
 	}
+	c.recorded = time.Now()
 	if err != nil && c.g.cfg.Mode == Open {
 		c.request, c.lost = nil, true
 		c.unrecorded(err)
@@ -512,6 +524,9 @@ func (c *call) recordResponse(a answered) error {
 		c.outcome, c.status, c.answerSize, c.streamed = a.outcome, a.status, len(a.body), a.events != nil
 		if a.header != nil {
 			c.tokens = usedTokens(c.route.API, a.body, c.streamed)
+			if c.trace != nil {
+				c.answer = answerFacts(c.route.API, a.body, c.streamed)
+			}
 		}
 	}
 	if c.lost && !c.ended && c.route.MaskAnswers {

@@ -150,6 +150,7 @@ func (c *call) send(ctx *fasthttp.RequestCtx) (*http.Response, *answerBody, erro
 	} else if c.method == http.MethodPost || c.method == http.MethodPut || c.method == http.MethodPatch {
 		req.Body = http.NoBody
 	}
+	c.tellModel(req.Header)
 	a.silence = time.AfterFunc(l.FirstByte, func() { cancel(errSilence) })
 	c.sent = time.Now()
 	resp, err := c.g.pools.of(c.route, c.caller.Name).RoundTrip(req)

@@ -80,6 +80,7 @@ func (v *vigil) WriteTo(w io.Writer) (n int64, err error) {
 // when it may not, and an error when there is nobody to tell.
 func (v *vigil) wait(write func([]byte) error) (*refusal, error) {
 	c, b, q := v.c, v.c.g.book, v.c.question
+	c.heard = time.Time{}
 	defer c.waiting(time.Now())
 	comment := fmt.Appendf(nil, ": waiting for approval %s\n\n", q.id)
 	if err := write(comment); err != nil {

@@ -88,6 +88,10 @@ type Config struct {
 	Gateway Gateway `yaml:"gateway"`
 	// Console is where people read, in a browser; by default nowhere.
 	Console *Console `yaml:"console"`
+	// Ops is where this process tells those who run it how it does; by default nowhere.
+	Ops Ops `yaml:"ops"`
+	// Traces says where spans of calls are sent; by default nowhere.
+	Traces *Traces `yaml:"traces"`
 
 	dir string // what relative paths are relative to
 }
@@ -372,6 +376,9 @@ func (c *Config) check() error {
 	if err := c.checkConsole(); err != nil {
 		return err
 	}
+	if err := c.checkOps(); err != nil {
+		return err
+	}
 	if !c.HasGateway() && c.HasLog() && c.ServeLog.Listen != "" {
 		return misplaced("this process has no data keys; it belongs in the gateway's file", map[string]bool{"retention": len(c.Retention) > 0, "retain_every": c.RetainEvery != 0})
 	}
@@ -559,6 +566,7 @@ func (c *Config) resolve(dir string) {
 	c.Gateway.Approvals.resolve(at)
 	c.Gateway.Masking.resolve(at)
 	c.Console.resolve(at)
+	c.Traces.resolve(at)
 }
 
 // reference reads where a key is: a reference, or the path of a file, which is relative to dir.

@@ -28,6 +28,7 @@ var plainly = []string{
 	"gateway.approvals.url", "gateway.approvals.notify.*.kind", "gateway.approvals.hooks.*.kind", "gateway.masking.sets.*.only", "gateway.masking.sets.*.without",
 	"gateway.masking.sets.*.with", "gateway.masking.sets.*.actions", "gateway.masking.sets.*.regions", "gateway.masking.sets.*.rules.*.kind",
 	"gateway.masking.sets.*.rules.*.action", "console.listen", "console.public", "console.hosts", "console.roles", "console.people", "console.sign_in", "console.policy",
+	"ops.listen", "ops.models", "traces.endpoint", "traces.callers",
 }
 
 // Shown returns what a configuration says, for people who may see how something runs: in the order of the fields, without what is left

@@ -36,6 +36,8 @@ func fill(path string, v reflect.Value, n *int) {
 		v.SetBool(true)
 	case reflect.Int, reflect.Int64:
 		v.SetInt(1)
+	case reflect.Float64:
+		v.SetFloat(1)
 	case reflect.Uint64:
 		v.SetUint(1)
 	default:

@@ -99,7 +99,7 @@ func Again(ctx context.Context, client *http.Client, s verify.Session, to Target
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		notes = append(notes, "the answer leads elsewhere, and was not followed")
 	}
-	t.Entries = nil // it is in no log
+	t.Session, t.Entries = record.ID{}, nil // it is in no log
 	t.Notes = append(t.Notes, notes...)
 	return t, nil
 }

@@ -115,7 +115,7 @@ func TestAgainReads(t *testing.T) {
 				t.Errorf("event %d at %v", i, again.Events[i].At)
 			}
 		}
-		if again.Reply() != "ab" || again.Outcome != record.Complete || again.Session == session.ID {
+		if again.Reply() != "ab" || again.Outcome != record.Complete || !again.Session.IsZero() {
 			t.Errorf("%+v", again)
 		}
 		d := Compare(transcript.Of(session), again)
@@ -243,6 +243,8 @@ func TestAgainToMock(t *testing.T) {
 		{target: chatPath, model: "m-1", ask: asks("m-1", "limit", false), status: 429, head: [][2]string{{"Content-Type", "application/json"}, {"Retry-After", "1"}}, answer: `{"error":{"message":"slow"}}`},
 		{target: "/v1/messages", model: "m-2", anthropic: true, ask: asks("m-2", "hi", false), status: 200, head: jsonHead, answer: message("a", "w", `{"x":[1]}`)},
 		{target: "/any/thing?q=1", ask: "x=1", status: 201, head: [][2]string{{"Content-Type", "text/plain"}}, answer: "made"},
+		{target: chatPath, model: "m-1", ask: asks("m-1", "no", false), status: 403, refused: "refused_by_rule", err: "that is not allowed"},
+		{target: chatPath, model: "m-1", ask: asks("m-1", "no", false), status: 403, answer: `{"type":"error","error":{"message":"no"}}`, outcome: record.Denied, err: "no"},
 		cut,
 	} {
 		session := w.session(t)

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/tallystick/tallystick/audit/transcript"
 	"github.com/tallystick/tallystick/tlog/record"
@@ -73,29 +72,32 @@ type CallAt struct {
 }
 
 // String says in one line what differs. What callers and models wrote is quoted in it, and cannot do anything to a terminal.
-func (d Difference) String() string {
+func (d Difference) String() string { return d.Tell("a", "b") }
+
+// Tell is String with names for the two answers.
+func (d Difference) Tell(a, b string) string {
 	where := d.Part
 	switch {
+	case d.Call != nil && d.Where == whereName:
+		where = fmt.Sprintf("tool call %d, the name", d.Call.Index+1)
 	case d.Call != nil:
 		where = fmt.Sprintf("tool call %d, %s", d.Call.Index+1, short(d.Call.Name))
-		switch {
-		case d.Where == whereName:
-			where = fmt.Sprintf("tool call %d, the name", d.Call.Index+1)
-		case d.Where == whereArguments && d.Call.Path != "":
-			where += ", arguments at " + short(d.Call.Path)
-		case d.Where == whereArguments:
+		if d.Where == whereArguments {
 			where += ", arguments"
+		}
+		if d.Call.Path != "" {
+			where += " at " + short(d.Call.Path)
 		}
 	case d.Where != "":
 		where += ", " + short(d.Where)
 	}
 	switch d.In {
 	case InA:
-		return where + ": only in a: " + short(d.A)
+		return where + ": only in " + a + ": " + short(d.A)
 	case InB:
-		return where + ": only in b: " + short(d.B)
+		return where + ": only in " + b + ": " + short(d.B)
 	}
-	return where + ": " + short(d.A) + " in a, " + short(d.B) + " in b"
+	return where + ": " + short(d.A) + " in " + a + ", " + short(d.B) + " in " + b
 }
 
 // Where in a tool call.
@@ -106,7 +108,7 @@ const (
 
 // A Side is one of the two answers, in a few figures.
 type Side struct {
-	Session record.ID        `json:"session"`
+	Session record.ID        `json:"session,omitzero"` // zero for an answer that is not on record
 	Status  int              `json:"status,omitempty"`
 	End     string           `json:"end"` // whole, cut, or none
 	Model   string           `json:"model,omitempty"`
@@ -124,9 +126,10 @@ type Side struct {
 }
 
 func sideOf(t *transcript.Transcript) Side {
+	_, body := given(t)
 	s := Side{
 		Session: t.Session, Status: t.Answer.Status, End: endOf(t), Model: t.Answerer, Text: len(t.Reply()), Calls: len(t.Calls()), Usage: t.Usage,
-		Events: len(t.Events), Bytes: len(t.Answer.Body), First: -1, Duration: -1, Masked: masked(t),
+		Events: len(t.Events), Bytes: len(body), First: -1, Duration: -1, Masked: masked(t),
 	}
 	for _, r := range t.Replies {
 		s.Finish = append(s.Finish, r.Finish)
@@ -159,7 +162,9 @@ func Compare(a, b *transcript.Transcript) Diff {
 	c := comparing{Diff: Diff{A: sideOf(a), B: sideOf(b)}}
 	c.pair(PartEnd, "", c.A.End, c.B.End, true)
 	c.pair(PartStatus, "", number(int64(c.A.Status)), number(int64(c.B.Status)), true)
-	c.heads(a.Answer.Headers, b.Answer.Headers)
+	headA, bodyA := given(a)
+	headB, bodyB := given(b)
+	c.heads(headA, headB)
 	if len(a.Replies) != len(b.Replies) {
 		c.pair(PartChoices, "", strconv.Itoa(len(a.Replies)), strconv.Itoa(len(b.Replies)), true)
 	}
@@ -169,11 +174,11 @@ func Compare(a, b *transcript.Transcript) Diff {
 	c.pair(PartUsage, "out", tokens(a.Usage.Out), tokens(b.Usage.Out), true)
 	switch {
 	case len(a.Replies) == 0 && len(b.Replies) == 0:
-		c.bodies(a.Answer.Body, b.Answer.Body, true)
+		c.bodies(bodyA, bodyB, true)
 	default:
 		c.pair(PartProblem, "", a.Answer.Problem, b.Answer.Problem, true)
 		if !a.Answer.Stream && !b.Answer.Stream && len(c.Differences) == 0 {
-			c.bodies(a.Answer.Body, b.Answer.Body, false)
+			c.bodies(bodyA, bodyB, false)
 		}
 	}
 	c.pair(PartUsage, "read from a cache", tokens(a.Usage.CacheRead), tokens(b.Usage.CacheRead), false)
@@ -188,7 +193,7 @@ func Compare(a, b *transcript.Transcript) Diff {
 	if !c.Same {
 		c.First = &c.Differences[0]
 	}
-	c.Exact = c.Same && string(a.Answer.Body) == string(b.Answer.Body)
+	c.Exact = c.Same && string(bodyA) == string(bodyB)
 	c.notes(a, b)
 	return c.Diff
 }
@@ -391,7 +396,9 @@ func (c *comparing) notes(a, b *transcript.Transcript) {
 	if masked(a) || masked(b) {
 		say("values are masked: where one answer has a mask, whatever stands there in the other is taken to be the same; and a request that is masked is another request")
 	}
-	if why := unsteady(a); why != "" {
+	if a.Refused != "" || slices.Contains([]record.Outcome{record.Denied, record.Waiting, record.Resumed}, a.Outcome) {
+		say("nothing of the first call was sent to a model: the gateway answered it")
+	} else if why := unsteady(a); why != "" {
 		say("the request lets a model answer otherwise each time: " + why)
 	}
 	if a.Answerer != "" && b.Answerer != "" && a.Answerer != b.Answerer {
@@ -415,13 +422,5 @@ func unsteady(t *transcript.Transcript) string {
 			seed = " (it has a seed, which most models do not promise to keep to)"
 		}
 	}
-	return "its temperature is not 0" + seed
-}
-
-// Milliseconds is a time of a Side for people, "" where it is not on record.
-func Milliseconds(us int64) string {
-	if us < 0 {
-		return ""
-	}
-	return (time.Duration(us) * time.Microsecond).Round(100 * time.Microsecond).String()
+	return "it does not ask for temperature 0" + seed
 }

@@ -167,7 +167,7 @@ func play(t *transcript.Transcript) (*played, error) {
 	case a.Status == 0 && t.Outcome != record.Interrupted || a.Status != 0 && (a.Status < 200 || a.Status > 599):
 		return nil, fmt.Errorf("%w: its status is %d", ErrNoAnswer, a.Status)
 	}
-	p := &played{t: t, asked: questionOf(t), body: a.Body}
+	p := &played{t: t, asked: questionOf(t)}
 	p.Playing = Playing{
 		Session: t.Session, Method: t.Request.Method, Target: t.Request.Target, Model: t.Model, Status: a.Status, Streamed: a.Stream,
 		Refused: t.Refused, Cut: broken(t), Masked: masked(t),
@@ -178,14 +178,7 @@ func play(t *transcript.Transcript) (*played, error) {
 	}
 	p.begin = since(base, t.Times.First)
 	p.end = max(p.begin, since(base, t.Times.Ended))
-	switch {
-	case t.Refused != "":
-		p.head, p.body = refusalOf(t)
-	case len(a.Headers) == 0 && a.Status != 0: // the gateway's own answer, which is always one
-		p.head = ownHead(a.Status, t.Session)
-	default:
-		p.head = a.Headers
-	}
+	p.head, p.body = given(t)
 	p.frames = p.cutUp()
 	for _, f := range p.frames {
 		p.end = max(p.end, f.at)
@@ -364,7 +357,7 @@ func (m *Mock) due(at time.Duration) time.Duration {
 	if m.c.NoDelay {
 		return 0
 	}
-	return time.Duration(float64(at) / m.c.Speed)
+	return time.Duration(min(float64(at)/m.c.Speed, 1<<62))
 }
 
 // wait waits until something is due, and reports whether the client is still there.
@@ -464,10 +457,17 @@ func errorType(status int) string {
 	return "invalid_request_error"
 }
 
-// refusalOf makes anew what a gateway told a caller that it turned away: of its answer the record has the status, the code and the words.
-func refusalOf(t *transcript.Transcript) ([]transcript.Header, []byte) {
-	p := problem{t.Answer.Status, t.Refused, t.Answer.Error}
-	return ownHead(p.status, t.Session), p.body(t.Session.String())
+// given is the head and the body that the caller was given. Where that was the gateway's own answer, the head is not on record, and of a call
+// that it turned away nor is the body; but the status, the code and the words are, and from these it makes both.
+func given(t *transcript.Transcript) ([]transcript.Header, []byte) {
+	a := &t.Answer
+	if a.Status == 0 || len(a.Headers) > 0 {
+		return a.Headers, a.Body
+	}
+	if t.Refused == "" {
+		return ownHead(a.Status, t.Session), a.Body
+	}
+	return ownHead(a.Status, t.Session), problem{a.Status, t.Refused, a.Error}.body(t.Session.String())
 }
 
 // ownHead is the head of a gateway's own answers. How long it told a caller to wait is not on record: it is a second where the gateway's default

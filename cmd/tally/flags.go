@@ -31,9 +31,31 @@ func (t *tally) exit(err error) int {
 		fmt.Fprintf(t.stderr, "tally: %s\n", misuse.Msg)
 		return cli.ExitUsage
 	}
+	var other *exitError
+	if errors.As(err, &other) && other.error == nil {
+		return other.code
+	}
 	fmt.Fprintf(t.stderr, "tally: %s\n", printable(err.Error()))
+	if other != nil {
+		return other.code
+	}
 	return exitFailed
 }
+
+// An exitError ends the command with a code that says more than that it failed. With no error in it, all has been said.
+type exitError struct {
+	error
+	code int
+}
+
+func (e *exitError) Error() string {
+	if e.error == nil {
+		return ""
+	}
+	return e.error.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.error }
 
 // printable keeps control characters of foreign text from the terminal; line breaks stay.
 func printable(s string) string {

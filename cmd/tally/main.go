@@ -59,6 +59,8 @@ Hand out what is on record:
 
 Rehearse what is on record:
   tally mock SESSION...       serve recorded answers as a model would, with their own timing
+  tally replay SESSION --against URL
+                              send the request again, to a sandbox, and say what differs
 
 Erase what is on record:
   tally erase SESSION... --reason TEXT --basis TEXT

@@ -257,7 +257,7 @@ func told(p replay.Playing) string {
 	if p.Streamed {
 		add("%s", several(p.Events, "event"))
 	}
-	add("in %s", p.Duration.Round(time.Millisecond))
+	add("in %s", p.Duration.Round(100*time.Microsecond))
 	if p.Cut {
 		add("cut")
 	}

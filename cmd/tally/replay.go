@@ -16,9 +16,13 @@ import (
 )
 
 func (t *tally) replay(ctx context.Context, args []string) error {
-	fs := t.flags("replay SESSION [--speed N] [--step] [--idle-limit TIME] [--wire]", `Plays a recorded session back as it happened: what was asked, who was waited for, and the answer
+	fs := t.flags("replay SESSION [--speed N] [--step] [--idle-limit TIME] [--wire] | replay SESSION --against URL | --with SESSION", `Plays a recorded session back as it happened: what was asked, who was waited for, and the answer
 as it came, each at its own time. Nothing is sent anywhere. That it was played, by whom and why,
 goes on record first.
+
+With --against it plays nothing, but sends the recorded request once to a sandbox and says how the
+two answers differ: status, text, tool calls, why it stopped, usage. No tool is called. With --with it
+holds two recorded answers against each other. Exit 0: the same. 1: they differ. 2: trouble.
 
 On a terminal the text flows; anywhere else each thing that happened is a line with its time in
 seconds since the request. Control characters in what is recorded are shown as escapes.`)
@@ -29,7 +33,8 @@ seconds since the request. Control characters in what is recorded are shown as e
 	idle := fs.Duration("idle-limit", 0, "the longest silence that is played, a `time` such as 2s; by default all of each")
 	wire := fs.Bool("wire", false, "show heads, bodies and events as they were, in place of what they say")
 	timing := fs.Bool("timing", false, "say at the end how late events were played")
-	who := s.flags(fs, "played on the command line")
+	versus := t.versus(fs)
+	who := s.flags(fs, "replayed on the command line")
 	rest, err := parse(fs, args, 1, 1)
 	if err != nil {
 		return err
@@ -40,6 +45,9 @@ seconds since the request. Control characters in what is recorded are shown as e
 	id, err := record.ParseID(rest[0])
 	if err != nil {
 		return cli.Usagef("replay: %v", err)
+	}
+	if versus.wanted() {
+		return versus.compare(ctx, &s, *who, id)
 	}
 	sessions, err := t.sessions(ctx, &s, *who, audit.Play, "", []record.ID{id})
 	if err != nil {

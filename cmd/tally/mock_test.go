@@ -1,0 +1,237 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/tallystick/tallystick/audit/replay"
+	"github.com/tallystick/tallystick/tlog/record"
+)
+
+// A rehearsing is `tally mock`, running.
+type rehearsing struct {
+	cmd *exec.Cmd
+	out *lockedBuffer
+	url string
+}
+
+// mock starts the command and waits until it says where it serves.
+func (p *place) mock(args ...string) *rehearsing {
+	p.t.Helper()
+	r := &rehearsing{cmd: p.command(append([]string{"mock"}, args...)...), out: &lockedBuffer{}}
+	r.cmd.Stdout, r.cmd.Stderr = r.out, r.out
+	if err := r.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() {
+		if r.cmd.ProcessState == nil {
+			r.cmd.Process.Kill()
+			r.cmd.Wait()
+		}
+	})
+	await(p.t, "the mock serves", func() bool {
+		r.url = regexp.MustCompile(`http://[0-9.:]+`).FindString(r.out.String())
+		return r.url != "" && strings.HasSuffix(r.out.String(), "\n\n")
+	})
+	return r
+}
+
+// What was recorded is served by a mock, which a comparison finds the same; a model that answers otherwise is found out, down to
+// the first tool call that differs; and every look is on record.
+func TestMockAndCompare(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	p.start("--no-samples")
+	call := func(body string) string {
+		t.Helper()
+		req, err := p.request(t.Context(), "/v1/chat/completions", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		io.Copy(io.Discard, resp.Body) // some are cut
+		return resp.Header.Get("Tallystick-Session")
+	}
+	const tools = `"tools":[{"type":"function","function":{"name":"get_weather","parameters":{"type":"object","properties":{"city":{"type":"string"},"days":{"type":"integer"}}}}}]`
+	asked := func(prompt string, stream bool) string {
+		return fmt.Sprintf(`{"model":"fake-1","stream":%t,%s,"messages":[{"role":"user","content":%q}]}`, stream, tools, prompt)
+	}
+	streamed, tool, toolStreamed := call(asked("/say one two three", true)), call(asked("Call get_weather for Oslo", false)), call(asked("Call get_weather for Oslo", true))
+	limit, cut := call(asked("/error 429", false)), call(asked("/cut 3 /say one two three four", true))
+	other := call(asked("/say one 2 three", true))
+	all := []string{streamed, tool, toolStreamed, limit, cut}
+	await(t, "the calls are published", func() bool {
+		resp, err := http.Get(p.vars["LOG_URL"] + "/checkpoint")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK && p.kinds()[record.Response] == 6
+	})
+
+	m := p.mock(append([]string{"--data", p.data, "--reason", "a rehearsal"}, all...)...)
+	for _, want := range []string{"recorded sessions", streamed, "cut", "POST /v1/chat/completions", "429", "asks no model"} {
+		if !strings.Contains(m.out.String(), want) {
+			t.Errorf("it says nothing of %s:\n%s", want, m.out)
+		}
+	}
+	for _, id := range all {
+		if out, errs, code := p.tally("replay", id, "--against", m.url, "--data", p.data); code != 0 || !strings.Contains(out, "They are the same, to the byte.") {
+			t.Errorf("%s: exit %d: %s%s", id, code, out, errs)
+		}
+	}
+
+	// A model that calls the tool otherwise.
+	to, err := url.Parse(m.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(to)
+	proxy.ModifyResponse = func(r *http.Response) error {
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			return err
+		}
+		if b = bytes.ReplaceAll(b, []byte(`\"Oslo\"`), []byte(`\"Rome\"`)); r.Header.Get("Content-Type") != "application/json" {
+			b = bytes.ReplaceAll(b, []byte("get_weather"), []byte("get_time")) // what it is called with comes in pieces
+		}
+		r.Body = io.NopCloser(bytes.NewReader(b))
+		r.Header.Set("Content-Length", strconv.Itoa(len(b)))
+		return nil
+	}
+	changed := httptest.NewServer(proxy)
+	defer changed.Close()
+	for id, want := range map[string]replay.Difference{
+		tool:         {Where: "arguments", Call: &replay.CallAt{Name: "get_weather", Path: ".city"}, A: `"Oslo"`, B: `"Rome"`},
+		toolStreamed: {Where: "name", Call: &replay.CallAt{Name: "get_weather"}, A: "get_weather", B: "get_time"},
+	} {
+		want.Part, want.In, want.Counts = replay.PartCall, replay.InBoth, true
+		out, errs, code := p.tally("replay", id, "--against", changed.URL+"/v1", "--log", p.vars["LOG_URL"])
+		if say := "They differ, first in " + want.Tell("the record", "the new answer") + ".\n"; code != 1 || !strings.Contains(out, say) || errs != "" {
+			t.Errorf("%s: exit %d: %s%s", id, code, out, errs)
+		}
+		out, errs, code = p.tally("replay", id, "--against", changed.URL, "--data", p.data, "--json")
+		var d struct {
+			Against string
+			Same    bool
+			First   replay.Difference
+		}
+		if err := json.Unmarshal([]byte(out), &d); err != nil || code != 1 || errs != "" {
+			t.Fatalf("exit %d, %v: %s%s", code, err, out, errs)
+		}
+		if d.Same || d.Against != changed.URL || !reflect.DeepEqual(d.First, want) {
+			t.Errorf("%+v", d)
+		}
+	}
+
+	// Two that are on record.
+	if out, errs, code := p.tally("replay", streamed, "--with", other, "--data", p.data); code != 1 || !strings.Contains(out, `"two" in the one, "2" in the other`) || !strings.Contains(out, "one [-two-]{+2+} three") {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+	if out, errs, code := p.tally("replay", streamed, "--with", streamed, "--data", p.data); code != 0 {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+
+	// The service itself is asked only if that is meant, and shown nothing but what is given.
+	config, err := os.ReadFile(filepath.Join(p.data, configFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	model := regexp.MustCompile(`upstream: "(http://[^"]+)"`).FindStringSubmatch(string(config))
+	if model == nil {
+		t.Fatalf("no upstream in %s", config)
+	}
+	if out, errs, code := p.tally("replay", streamed, "--against", model[1], "--data", p.data); code != 2 || !strings.Contains(errs, "say --yes") || out != "" {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+	if out, errs, code := p.tally("replay", streamed, "--against", model[1], "--yes", "--data", p.data); code != 1 || !strings.Contains(out, `status: "200" in the record, "401" in the new answer`) {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+	key := "file:" + filepath.Join(p.data, "model.key")
+	if out, errs, code := p.tally("replay", streamed, "--against", model[1], "--yes", "--credential", key, "--data", p.data); code != 0 || !strings.Contains(out, "They are the same, but for what is another one each time.") {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+	if out, errs, code := p.tally("replay", streamed, "--against", "http://127.0.0.1:1", "--data", p.data); code != 2 || !strings.Contains(errs, "was not answered") {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+
+	m.cmd.Process.Signal(os.Interrupt)
+	if err := m.cmd.Wait(); err != nil || !regexp.MustCompile(`\d+ requests, \d+ with a recorded answer; \d+ events, sent `).MatchString(m.out.String()) {
+		t.Errorf("the mock ended with %v:\n%s", err, m.out)
+	}
+	// 5 served, 5 + 4 sent again, 2 × 2 held against each other, 4 more.
+	looks := 0
+	await(t, "every look is on record", func() bool {
+		looks = 0
+		p.entries(func(e record.Entry) {
+			if e.Kind == record.Access && !e.Session.IsZero() {
+				looks++
+			}
+		})
+		return looks >= 5+5+4+4+4
+	})
+	if looks != 5+5+4+4+4 {
+		t.Errorf("%d looks are on record", looks)
+	}
+
+	// Of a log that is closed, and of bundles without any log.
+	bundle := filepath.Join(t.TempDir(), "session.bundle")
+	if _, errs, code := p.tally("export", tool, "-o", bundle, "--data", p.data); code != 0 {
+		t.Fatal(errs)
+	}
+	p.stop()
+	for name, args := range map[string][]string{"closed": {"--session", streamed + "," + tool, "--data", p.data}, "bundles": {"--bundle", bundle, "--data", "nowhere"}} {
+		m := p.mock(append(args, "--once", "--speed", "100", "--match", "request")...)
+		n := strings.Count(m.out.String(), "  POST ")
+		for i := range n {
+			body := asked("Call get_weather for Oslo", false)
+			if i == 1 {
+				body = asked("/say one two three", true)
+			}
+			resp, err := http.Post(m.url+"/v1/chat/completions", "application/json", strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 200 || resp.Header.Get("Tallystick-Mock") != []string{tool, streamed}[i] {
+				t.Errorf("%s: %s, %v: %s", name, resp.Status, err, b)
+			}
+			resp.Body.Close()
+		}
+		if err := m.cmd.Wait(); err != nil || n == 0 {
+			t.Errorf("%s: %v:\n%s", name, err, m.out)
+		}
+	}
+	for _, bad := range [][]string{
+		{}, {"x"}, {"--session", "x"}, {streamed, "--query", "x"}, {streamed, "--listen", "0.0.0.0:0"}, {streamed, "--listen", ":0"}, {streamed, "--match", "luck"}, {streamed, "--speed", "0"},
+	} {
+		if out, errs, code := p.tally(append([]string{"mock", "--data", p.data}, bad...)...); code != 64 {
+			t.Errorf("mock %v: exit %d: %s%s", bad, code, out, errs)
+		}
+	}
+	for _, bad := range [][]string{
+		{"--against", "http://u:p@127.0.0.1"}, {"--against", "http://127.0.0.1/?key=1"}, {"--against", "x"}, {"--against", "http://127.0.0.1", "--with", tool}, {"--with", "x"},
+		{"--against", "http://127.0.0.1", "--credential", "sk-123"},
+	} {
+		if out, errs, code := p.tally(append([]string{"replay", streamed, "--data", p.data}, bad...)...); code != 64 {
+			t.Errorf("replay %v: exit %d: %s%s", bad, code, out, errs)
+		}
+	}
+}

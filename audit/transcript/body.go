@@ -48,11 +48,10 @@ func (d *draft) reply() Reply {
 	d.Parts = make([]Part, len(d.pieces))
 	for i, p := range d.pieces {
 		text := p.said.String()
-		switch {
-		case p.Kind == ToolCall:
+		if p.Kind == ToolCall {
 			p.Call.Arguments = cmp.Or(text, p.bare)
-		case text != "":
-			p.Text = text
+		} else {
+			p.Text += text
 		}
 		d.Parts[i] = p.Part
 	}
@@ -631,10 +630,21 @@ func (r *reader) responseEvent(name string, t *top) {
 
 // part reads a part of a message, of whatever family.
 func (r *reader) part(v value) Part {
+	switch typ := v.get("type").text(); typ {
+	case "tool_result", "mcp_tool_result":
+		return Part{Kind: Result, Text: r.flat(v.get("content")), Call: &Call{ID: v.get("tool_use_id").text()}}
+	case "function_call_output", "custom_tool_call_output":
+		return Part{Kind: Result, Text: r.flat(v.get("output")), Call: &Call{ID: v.get("call_id").text()}}
+	default:
+		return flatPart(typ, v)
+	}
+}
+
+// flatPart reads a part that has no other parts in it, or is taken to have none.
+func flatPart(typ string, v value) Part {
 	if v.kind() == '"' {
 		return Part{Kind: Text, Text: v.text()}
 	}
-	typ := v.get("type").text()
 	text := func(names ...string) string { return textOrJSON(v.get(names...)) }
 	switch typ {
 	case "text", "input_text", "output_text":
@@ -643,8 +653,6 @@ func (r *reader) part(v value) Part {
 		return Part{Kind: Reasoning, Text: text("text")}
 	case "thinking":
 		return Part{Kind: Reasoning, Text: text("thinking")}
-	case "redacted_thinking":
-		return Part{Kind: Reasoning}
 	case "refusal":
 		return Part{Kind: Refusal, Text: text("refusal")}
 	case "tool_use", "server_tool_use", "mcp_tool_use":
@@ -653,10 +661,6 @@ func (r *reader) part(v value) Part {
 		return Part{Kind: ToolCall, Call: &Call{cmp.Or(text("call_id"), text("id")), text("name"), text("arguments")}}
 	case "custom_tool_call":
 		return Part{Kind: ToolCall, Call: &Call{cmp.Or(text("call_id"), text("id")), text("name"), text("input")}}
-	case "tool_result", "mcp_tool_result":
-		return Part{Kind: Result, Text: r.flat(v.get("content")), Call: &Call{ID: text("tool_use_id")}}
-	case "function_call_output", "custom_tool_call_output":
-		return Part{Kind: Result, Text: r.flat(v.get("output")), Call: &Call{ID: text("call_id")}}
 	case "image_url", "input_image", "image", "input_audio", "audio", "file", "input_file", "document", "video_url", "input_video":
 		return Part{Kind: Media, File: fileOf(typ, v)}
 	}
@@ -673,7 +677,7 @@ func (r *reader) flat(v value) string {
 	}
 	var lines []string
 	v.items(func(p value) bool {
-		part := r.part(p)
+		part := flatPart(p.get("type").text(), p)
 		if part.Kind == Media {
 			part.Text = "[" + part.File.Type + "]"
 		}

@@ -90,9 +90,9 @@ func (v value) text() string {
 	if v.kind() != '"' {
 		return ""
 	}
-	in := []byte(v[1:])
+	in, most := []byte(v[1:]), 5
 	if _, closed := stringEnd(v, 0); closed {
-		in = in[:len(in)-1]
+		in, most = in[:len(in)-1], 0
 	}
 	if bytes.IndexByte(in, '\\') < 0 {
 		return strings.ToValidUTF8(string(in), "\uFFFD")
@@ -100,7 +100,7 @@ func (v value) text() string {
 	quoted := append(append(append(make([]byte, 0, len(in)+2), '"'), in...), '"')
 	var s string
 	// An escape may be what breaks off: \, \u, \u1, \u12, \u123.
-	for cut := 0; cut <= 5 && cut <= len(in); cut++ {
+	for cut := 0; cut <= min(most, len(in)); cut++ {
 		quoted[len(quoted)-1-cut] = '"'
 		if json.Unmarshal(quoted[:len(quoted)-cut], &s) == nil {
 			return s

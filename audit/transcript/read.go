@@ -134,11 +134,15 @@ func (f fields) bad(name string) {
 }
 
 func (f fields) headers() []Header {
-	var pairs [][2]string
+	var pairs [][]string
 	f.json(record.FieldHeaders, &pairs)
-	headers := make([]Header, len(pairs))
-	for i, p := range pairs {
-		headers[i] = Header{p[0], p[1]}
+	var headers []Header
+	for _, p := range pairs {
+		if len(p) != 2 {
+			f.bad(record.FieldHeaders)
+			return nil
+		}
+		headers = append(headers, Header{p[0], p[1]})
 	}
 	return headers
 }
@@ -353,8 +357,8 @@ func (r *reader) stream(body []byte) {
 			if !r.take() {
 				return nil
 			}
-			t.Events = append(t.Events, Event{Raw: t.Answer.Body[from:b.to], At: -1, Type: Comment})
-			from = b.to
+			t.Events = append(t.Events, Event{Raw: t.Answer.Body[from:b.end], At: -1, Type: Comment})
+			from = b.end
 			return &t.Events[len(t.Events)-1]
 		}
 		for at < len(ends) && ends[at] < b.to {

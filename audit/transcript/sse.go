@@ -4,7 +4,8 @@ import "bytes"
 
 // A block is one of an event stream, as the WHATWG HTML standard (§9.2.6) reads it.
 type block struct {
-	to         int    // in the body, behind the first byte of the line end that closes it
+	to         int    // in the body, behind the first byte of the line end that closes it: with that a client hears of it
+	end        int    // behind all of that line end
 	name       []byte // the event field
 	data       []byte // the data lines, joined by LF
 	dispatched bool   // a client hears of it
@@ -33,7 +34,7 @@ func blocks(body []byte, each func(block) bool) (cut bool) {
 		at = next
 		if len(line) == 0 {
 			if lines > 0 {
-				b.dispatched, b.to = true, end+1
+				b.dispatched, b.to, b.end = true, end+1, next
 				if !each(b) {
 					return false
 				}
@@ -65,7 +66,7 @@ func blocks(body []byte, each func(block) bool) (cut bool) {
 		}
 	}
 	if ended < len(body) {
-		b.to = len(body)
+		b.to, b.end = len(body), len(body)
 		cut = lines > 0 || bytes.HasPrefix(body[min(at, len(body)):], []byte("data"))
 		each(b)
 	}

@@ -115,7 +115,7 @@ func (d *Desk) Search(ctx context.Context, who Asker, q Query) (Page, error) {
 		return Page{}, err
 	}
 	want, notes := want.masked(d.masks)
-	detail := want.String()
+	detail := all(want.String(), d.masks) // once more: what stands in one term may tell what the next one is
 	if q.After != "" {
 		detail += " (a further page)"
 	}
@@ -151,4 +151,29 @@ func (d *Desk) Reindex(ctx context.Context, who Asker) error {
 	return d.index.Rebuild(ctx)
 }
 
-func (d *Desk) snippet(ctx context.Context, h *Hit, want Wanted) {}
+// snippet shows a few words of a hit. What cannot be read shows none: that it was found is what was asked for.
+func (d *Desk) snippet(ctx context.Context, h *Hit, want Wanted) {
+	s := verify.Session{ID: h.Session}
+	for _, index := range h.Entries {
+		err := d.scan(ctx, index, index+1, func(index uint64, b []byte) error {
+			e, err := record.ParseEntry(b)
+			if err != nil || e.Session != h.Session {
+				return err
+			}
+			r, err := d.record(ctx, e)
+			if err == nil {
+				s.Entries = append(s.Entries, verify.Entry{Index: index, Bytes: b, Fields: verify.Fields(r, func(string) bool { return true })})
+			}
+			return err
+		})
+		if err != nil {
+			return
+		}
+	}
+	if len(s.Entries) > 0 {
+		h.Snippet, h.Marks = d.index.Snippet(s, want)
+	}
+}
+
+// Size returns how many entries of the log are published: tlog.ErrNotFound where it has no checkpoint yet.
+func (d *Desk) Size(ctx context.Context) (uint64, error) { return d.size(ctx) }

@@ -49,7 +49,8 @@ var homes = map[string][]string{
 	"golang.org/x/mod":                {"tlog", "tlog/local", "tlog/tlogtest", "keys", "witness", "verify", "cmd"},
 	"filippo.io/mldsa":                {"tlog"},
 	"filippo.io/age":                  {"tlog/record/original"},
-	"golang.org/x/text":               {"tlog/record/mask"},
+	"golang.org/x/text":               {"tlog/record/mask", "audit/search"},
+	"github.com/ncruces/go-sqlite3":   {"audit/search"},
 	"github.com/nyaruka/phonenumbers": {"tlog/record/mask"},
 	"github.com/BurntSushi/toml":      {"tlog/record/mask"}, // the format of rules for secrets
 	"golang.org/x/sys":                {"tlog/local", "tlog/latest", "keys/file", "keys/ring", "witness", "gateway"},

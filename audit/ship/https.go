@@ -34,12 +34,8 @@ func newEndpoint(u *url.URL, o Options) (*endpoint, error) {
 	return e, nil
 }
 
-// String leaves the query out, in which some have a key.
-func (e *endpoint) String() string {
-	u := *e.url
-	u.RawQuery, u.Fragment = "", ""
-	return u.String()
-}
+// String leaves path and query out: some have a key in one of them.
+func (e *endpoint) String() string { return e.url.Scheme + "://" + e.url.Host }
 
 func (e *endpoint) Deliver(ctx context.Context, lines [][]byte) error {
 	var body bytes.Buffer

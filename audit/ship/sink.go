@@ -59,7 +59,7 @@ func Open(to string, o Options) (Sink, error) {
 	switch u.Scheme {
 	case "https", "http":
 		if u.Scheme == "http" && !loopback(u.Hostname()) {
-			return nil, fmt.Errorf("ship: %s: plain HTTP is for the loopback alone", u.Redacted())
+			return nil, fmt.Errorf("ship: http://%s: plain HTTP is for the loopback alone", u.Host)
 		}
 		return newEndpoint(u, o)
 	case "syslog+tls", "syslog+tcp":

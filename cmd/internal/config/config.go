@@ -92,6 +92,8 @@ type Config struct {
 	Ops Ops `yaml:"ops"`
 	// Traces says where spans of calls are sent; by default nowhere.
 	Traces *Traces `yaml:"traces"`
+	// Ship says where what is new in the log is handed on to; by default nowhere.
+	Ship []Ship `yaml:"ship"`
 
 	dir string // what relative paths are relative to
 }
@@ -379,6 +381,9 @@ func (c *Config) check() error {
 	if err := c.checkOps(); err != nil {
 		return err
 	}
+	if err := c.checkShip(); err != nil {
+		return err
+	}
 	if !c.HasGateway() && c.HasLog() && c.ServeLog.Listen != "" {
 		return misplaced("this process has no data keys; it belongs in the gateway's file", map[string]bool{"retention": len(c.Retention) > 0, "retain_every": c.RetainEvery != 0})
 	}
@@ -567,6 +572,7 @@ func (c *Config) resolve(dir string) {
 	c.Gateway.Masking.resolve(at)
 	c.Console.resolve(at)
 	c.Traces.resolve(at)
+	c.resolveShip(at)
 }
 
 // reference reads where a key is: a reference, or the path of a file, which is relative to dir.

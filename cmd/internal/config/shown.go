@@ -29,6 +29,7 @@ var plainly = []string{
 	"gateway.masking.sets.*.with", "gateway.masking.sets.*.actions", "gateway.masking.sets.*.regions", "gateway.masking.sets.*.rules.*.kind",
 	"gateway.masking.sets.*.rules.*.action", "console.listen", "console.public", "console.hosts", "console.roles", "console.people", "console.sign_in", "console.policy",
 	"ops.listen", "ops.models", "traces.endpoint", "traces.callers",
+	"ship.*.content", "ship.*.fields", "ship.*.mark",
 }
 
 // Shown returns what a configuration says, for people who may see how something runs: in the order of the fields, without what is left

@@ -37,6 +37,9 @@ type Stats struct {
 type RouteStats struct {
 	Route    string // "" for none
 	API      API
+	Provider string // in the words of the conventions for generative AI; "" where it is not known
+	Host     string // the model's
+	Port     int
 	Begun    uint64 // calls that were let in, to be asked about, recorded and sent
 	InFlight int64  // those of them that have not ended
 	Ended    []Ended
@@ -358,7 +361,10 @@ func (g *Gateway) Stats() Stats {
 		for _, m := range g.routes {
 			if m.route.Name == g.cfg.Routes[i].Name && !seen[m.route] {
 				seen[m.route] = true
-				s.Routes = append(s.Routes, m.route.counts.read(n, m.route.Name, m.route.API))
+				r := m.route.counts.read(n, m.route.Name, m.route.API)
+				r.Provider = m.route.provider()
+				r.Host, r.Port = m.route.host()
+				s.Routes = append(s.Routes, r)
 			}
 		}
 	}

@@ -47,6 +47,9 @@ func (t *tally) serve(ctx context.Context, args []string) error {
 	if at.Console != nil {
 		what = append(what, "console", c.Console.Public)
 	}
+	if at.Ops != nil {
+		what = append(what, "ops", "http://"+at.Ops.Addr().String())
+	}
 	if at.Appends != nil {
 		what = append(what, "appends", at.Appends.Addr().String())
 	}
@@ -108,7 +111,7 @@ func (t *tally) house(c *config.Config, env assemble.Env) (h *assemble.House, at
 		ln        *net.Listener
 	}{
 		{"gateway.listen", c.Gateway.Listen, &at.Calls}, {"listen", c.Listen, &at.Reads}, {"serve_log.listen", c.ServeLog.Listen, &at.Appends},
-		{"console.listen", console, &at.Console},
+		{"console.listen", console, &at.Console}, {"ops.listen", c.Ops.Listen, &at.Ops},
 	} {
 		if l.addr == "" {
 			continue

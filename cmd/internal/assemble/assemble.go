@@ -404,12 +404,13 @@ type House struct {
 	// gateway is.
 	Reload     chan *config.Config
 	api        http.Handler
-	console    http.Handler                  // nil for none
-	consoleTLS *tls.Config                   // nil for plain HTTP
-	desk       *audit.Desk                   // nil without a gateway
-	pen        *record.Writer                // the desk's
-	law        *law                          // nil without a gateway
-	sender     *webhook.Sender               // nil where nobody is told of questions
+	console    http.Handler    // nil for none
+	consoleTLS *tls.Config     // nil for plain HTTP
+	desk       *audit.Desk     // nil without a gateway
+	pen        *record.Writer  // the desk's
+	law        *law            // nil without a gateway
+	sender     *webhook.Sender // nil where nobody is told of questions
+	watch      *watchman
 	runs       []func(context.Context) error // of what knows callers
 	env        Env
 }
@@ -420,6 +421,7 @@ type Listeners struct {
 	Reads   net.Listener // for auditors
 	Appends net.Listener // for gateways in other processes
 	Console net.Listener // for people
+	Ops     net.Listener // for those who run the house
 }
 
 // Build makes a house of a configuration. The log is opened; nothing runs.
@@ -428,8 +430,11 @@ func Build(c *config.Config, env Env) (*House, error) {
 	var token []byte
 	var sender *webhook.Sender
 	known := &identity{}
-	var err error
 	refs := NewKeyring(c, env)
+	watch, err := newWatchman(c, env, refs)
+	if err != nil {
+		return nil, err
+	}
 	if c.HasGateway() {
 		if gc, err = gatewayConfig(c, env, refs); err != nil {
 			return nil, err
@@ -438,6 +443,7 @@ func Build(c *config.Config, env Env) (*House, error) {
 			return nil, err
 		}
 		gc.Identifiers, gc.Pages = known.identifiers, known.pages
+		watch.follow(&gc)
 		if c.Gateway.Policy != "" {
 			if gc.Policy, err = readPolicy(&c.Gateway); err != nil {
 				return nil, err
@@ -454,7 +460,8 @@ func Build(c *config.Config, env Env) (*House, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &House{Vault: v, env: env, Reload: make(chan *config.Config), runs: known.runs, sender: sender}
+	h := &House{Vault: v, env: env, Reload: make(chan *config.Config), runs: known.runs, sender: sender, watch: watch}
+	watch.h = h
 	mux := http.NewServeMux()
 	mux.Handle("/", tiles.Handler(v.Log, tiles.Options{Log: env.Logger}))
 	h.api = mux
@@ -571,7 +578,7 @@ func (h *House) Run(ctx context.Context, at Listeners) error {
 			}
 		})
 	}
-	err := together(ctx, runs...)
+	err := h.watch.watched(ctx, at.Ops, func() error { return together(ctx, runs...) })
 	stopVault()
 	verr := <-vault
 	if err != nil && verr != nil && (errors.Is(err, verr) || errors.Is(err, tlog.ErrQuarantine) && errors.Is(verr, tlog.ErrQuarantine)) {

@@ -426,8 +426,14 @@ func TestConsoleLogIn(t *testing.T) {
 		t.Errorf("without a reason: %s", resp.Status)
 	}
 	r.because(vip, "the case of the canary")
-	if resp, page := r.get(vip, "/sessions/"+id); resp.StatusCode != http.StatusOK || !strings.Contains(page, canary) {
+	resp, page := r.get(vip, "/sessions/"+id)
+	if resp.StatusCode != http.StatusOK || !strings.Contains(page, canary) {
 		t.Errorf("with a reason: %s: %s", resp.Status, mainOf(page))
+	}
+	if link := regexp.MustCompile(`href="(/sessions/[^"]*/body\?[^"]*field=body[^"]*)"`).FindStringSubmatch(page); link == nil {
+		t.Errorf("no link leads to a field: %s", mainOf(page))
+	} else if resp, page := r.get(vip, html.UnescapeString(link[1])); resp.StatusCode != http.StatusOK || !strings.Contains(page, canary) {
+		t.Errorf("%s: %s: %s", link[1], resp.Status, mainOf(page))
 	}
 
 	// Another site can make a browser send what it likes, and nothing comes of it.
@@ -493,7 +499,7 @@ func TestConsoleLogIn(t *testing.T) {
 	}
 
 	// Settings are shown to who may see them, without a secret.
-	_, page := r.get(ann, "/settings")
+	_, page = r.get(ann, "/settings")
 	if !strings.Contains(page, "console.roles.auditor") || !strings.Contains(page, "compliance") {
 		t.Errorf("%s", mainOf(page))
 	}

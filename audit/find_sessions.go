@@ -101,6 +101,9 @@ func (d *Desk) Indexed(ix Index, masks ...Masker) { d.index, d.masks = ix, masks
 // maskers find, so that a card's number that is looked for is written down nowhere. Of the hits the records are opened, to show a
 // few words around what was found; what was erased is not.
 func (d *Desk) Search(ctx context.Context, who Asker, q Query) (Page, error) {
+	if err := who.may(Search); err != nil {
+		return Page{}, err
+	}
 	if d.index == nil {
 		return Page{}, ErrNoIndex
 	}
@@ -142,6 +145,9 @@ func (d *Desk) Search(ctx context.Context, who Asker, q Query) (Page, error) {
 
 // Reindex has the index forget everything and begin again, which takes its time; that it was wanted is on record first.
 func (d *Desk) Reindex(ctx context.Context, who Asker) error {
+	if err := who.may(Derive); err != nil {
+		return err
+	}
 	if d.index == nil {
 		return ErrNoIndex
 	}

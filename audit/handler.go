@@ -30,6 +30,9 @@ const maxBody = 64 << 10
 //	GET  /.tallystick/fields/SESSION    the names of its fields, one a line
 //	GET  /.tallystick/disclose/SESSION?fields=F,F    a bundle in which those are shown and the others withheld; see [Desk.Disclose]
 //	GET  /.tallystick/original/SESSION?field=F    a bundle in which its original is shown, sealed as it is; see [Desk.Unseal]
+//	GET  /.tallystick/search?q=QUERY&after=NEXT&most=N    a Page of sessions, in JSON; see [Desk.Search]
+//	GET  /.tallystick/index             how far the index has come: a Progress, in JSON
+//	POST /.tallystick/reindex           has the index made again from the beginning
 //	POST /.tallystick/keys              puts on record which keys sign for the log; the body says so
 //	POST /.tallystick/rewrap            has the data keys sealed anew, and answers when that is done
 //	POST /.tallystick/erase             erases what the Ordered in the body says, and tells the Fate of each session, a line each
@@ -55,8 +58,10 @@ func Handler(d *Desk, token [sha256.Size]byte, log *slog.Logger) http.Handler {
 				http.Error(w, err.Error(), http.StatusNotFound)
 			case errors.Is(err, ErrRole):
 				http.Error(w, err.Error(), http.StatusForbidden)
-			case errors.Is(err, ErrNobody), errors.Is(err, ErrNoField), errors.Is(err, ErrNoBasis), errors.Is(err, errRequest):
+			case errors.Is(err, ErrNobody), errors.Is(err, ErrNoField), errors.Is(err, ErrNoBasis), errors.Is(err, errRequest), errors.Is(err, ErrQuery), errors.Is(err, ErrCursor):
 				http.Error(w, err.Error(), http.StatusBadRequest)
+			case errors.Is(err, ErrNoIndex):
+				http.Error(w, err.Error(), http.StatusNotImplemented)
 			case errors.Is(err, ErrOpen):
 				w.Header().Set("Retry-After", "1")
 				http.Error(w, err.Error(), http.StatusConflict)
@@ -162,6 +167,7 @@ func Handler(d *Desk, token [sha256.Size]byte, log *slog.Logger) http.Handler {
 		return nil
 	})
 	d.orders(handle)
+	d.searches(handle)
 	return mux
 }
 

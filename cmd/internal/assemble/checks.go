@@ -3,9 +3,13 @@ package assemble
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tallystick/tallystick/audit/console"
+	"github.com/tallystick/tallystick/gateway"
 	"github.com/tallystick/tallystick/tlog/local"
 	"github.com/tallystick/tallystick/witness"
 )
@@ -16,6 +20,7 @@ const (
 	lateCheckpoint = 5 * time.Minute
 	slowAnchor     = 5 * time.Second
 	lateCosigner   = time.Minute
+	muchBehind     = 10_000 // entries
 	littleDisk     = 2 << 30
 	noDisk         = 256 << 20
 )
@@ -23,10 +28,12 @@ const (
 // checks say how everything is that the console's people depend on.
 func (h *House) checks(context.Context) (all []console.Check) {
 	v := h.Vault
+	size := uint64(0)
 	if v.local == nil {
 		all = append(all, console.Check{Name: "Log", State: console.Unknown, Says: "The log is in another process, at " + v.c.Log + "; look there, at /.tallystick/health of its read API."})
 	} else {
 		s := v.local.Stats()
+		size = s.Published
 		all = append(all, logCheck(s, v.Quarantined()), checkpointCheck(s), anchorCheck(s), diskCheck(s))
 	}
 	if q := v.quorum.Load(); q != nil {
@@ -39,6 +46,12 @@ func (h *House) checks(context.Context) (all []console.Check) {
 	for _, m := range v.mirrors {
 		s := m.Stats()
 		all = append(all, onlookerCheck("Mirror "+s.Name, s))
+	}
+	if h.Gateway != nil {
+		all = append(all, gatewayCheck(h.Gateway.Ready(), h.Gateway.Stats()))
+	}
+	for _, name := range slices.Sorted(maps.Keys(h.watch.followers)) {
+		all = append(all, followerCheck(name, h.watch.followers[name](), size))
 	}
 	return all
 }
@@ -110,16 +123,58 @@ func onlookerCheck(name string, s witness.Status) console.Check {
 	return c
 }
 
-// numbers are what is counted of a log in this process.
+// gatewayCheck looks whether calls pass, and whether what passed is on record.
+func gatewayCheck(err error, s gateway.Stats) console.Check {
+	c := console.Check{Name: "Gateway", State: console.Well, Says: "Calls pass, and are on record."}
+	unrecorded := s.Unrecorded["request"] + s.Unrecorded["response"] + s.Unrecorded["journal"]
+	switch {
+	case err != nil:
+		c.State, c.Says = console.Failing, "No call passes. "+err.Error()
+	case s.Untold > 0:
+		c.State, c.Says = console.Failing, fmt.Sprintf("%d sessions passed that are not on record, and the log does not tell of them yet.", s.Untold)
+	case s.Lost > 0:
+		c.State, c.Says = console.Warning, fmt.Sprintf("%d sessions passed since the start that are not on record; gap entries in the log say how many, and when.", s.Lost)
+	case unrecorded > 0:
+		c.State, c.Says = console.Warning, fmt.Sprintf("%d times since the start something could not be written down, and the call did not pass, or not whole.", unrecorded)
+	case s.Panics > 0:
+		c.State, c.Says = console.Warning, fmt.Sprintf("%d times since the start it met a fault of its own; what it says has where. Report it.", s.Panics)
+	}
+	return c
+}
+
+// followerCheck looks how far something is behind that is derived from the log.
+func followerCheck(name string, entries, size uint64) console.Check {
+	behind := max(size, entries) - entries
+	c := console.Check{Name: strings.ToUpper(name[:1]) + name[1:], State: console.Well, Says: fmt.Sprintf("It has taken in %d entries.", entries)}
+	if behind > 0 {
+		c.Says = fmt.Sprintf("It has taken in %d entries, and is %d behind.", entries, behind)
+	}
+	if behind > muchBehind {
+		c.State = console.Warning
+		c.Says += " What is newer is not found there yet."
+	}
+	return c
+}
+
+// numbers are what is counted of a log and a gateway in this process.
 func (h *House) numbers(context.Context) (all []console.Number) {
-	if h.Vault.local == nil {
-		return nil
+	add := func(name string, value float64, unit string) {
+		all = append(all, console.Number{Name: name, Value: value, Unit: unit})
 	}
-	s := h.Vault.local.Stats()
-	return []console.Number{
-		{Name: "entries since the log was opened", Value: float64(s.Leaves)},
-		{Name: "checkpoints since then", Value: float64(s.Checkpoints)},
-		{Name: "entries that the anchor does not know yet", Value: float64(s.Size - min(s.Size, s.Anchored))},
-		{Name: "free on the log's disk", Value: float64(s.Free), Unit: "bytes"},
+	if h.Gateway != nil {
+		s := h.Gateway.Stats()
+		add("calls under way", float64(h.watch.underWay()), "")
+		add("calls that wait for a yes", float64(s.Waiting), "")
+		if s.Waiting > 0 {
+			add("the oldest of them has waited", s.Oldest.Round(time.Second).Seconds(), "seconds")
+		}
 	}
+	if h.Vault.local != nil {
+		s := h.Vault.local.Stats()
+		add("entries since the log was opened", float64(s.Leaves), "")
+		add("checkpoints since then", float64(s.Checkpoints), "")
+		add("entries that the anchor does not know yet", float64(s.Size-min(s.Size, s.Anchored)), "")
+		add("free on the log's disk", float64(s.Free), "bytes")
+	}
+	return all
 }

@@ -139,7 +139,7 @@ var about = map[export.Format]string{
 func sessionID(v *visit) (record.ID, error) {
 	id, err := record.ParseID(v.req.PathValue("session"))
 	if err != nil {
-		return id, fmt.Errorf("%w: %w: %w", errAsked, tlog.ErrNotFound, err)
+		return id, fmt.Errorf("%w: %w", tlog.ErrNotFound, err)
 	}
 	return id, nil
 }

@@ -264,6 +264,7 @@ func (w *world) write(e record.Entry, after *record.Ticket, namesAndValues ...st
 type call struct {
 	caller, model, agent, prompt, reply, reason string
 	stream                                      bool
+	words                                       bool // the stream has an event for each
 }
 
 // session writes a whole session and returns its ID.
@@ -291,7 +292,11 @@ func (w *world) session(c call) record.ID {
 			fmt.Fprintf(&events, "[%d,%d]", len(line), after)
 			answer.WriteString(line)
 		}
-		for i, word := range strings.SplitAfter(c.reply, " ") {
+		words := []string{c.reply}
+		if c.words {
+			words = strings.SplitAfter(c.reply, " ")
+		}
+		for i, word := range words {
 			gap := 21000
 			if i == 4 {
 				gap = 480000

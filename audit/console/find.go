@@ -92,15 +92,15 @@ func (finding) Outcomes() []string {
 		string(record.UpstreamError), string(record.Limit), string(record.Internal), string(record.Interrupted)}
 }
 
-// Next returns the query part of the address of the next page.
+// Next returns where the next page is.
 func (f finding) Next() string {
 	q := f.values()
 	q.Set("after", f.Page.Next)
-	return q.Encode()
+	return "/search?" + q.Encode()
 }
 
-// Link returns the query part of the address of this search.
-func (f finding) Link() string { return f.values().Encode() }
+// Link returns where this search is.
+func (f finding) Link() string { return "/search?" + f.values().Encode() }
 
 func (f finding) values() url.Values {
 	q := url.Values{}

@@ -199,8 +199,7 @@ func parsePages(o *Console) (map[string]*template.Template, error) {
 		"stamp": stamp, "hash": func(h tlog.Hash) string { return h.String() }, "words": words, "path": url.PathEscape, "query": url.QueryEscape, "who": who,
 		"add": func(a, b int) int { return a + b }, "may": func(p Person, r audit.Roles) bool { return p.Roles.Any(r) },
 		"mayAct": func(p Person, act string) bool { return mayAct(p.Roles, act) }, "tone": tone, "offset": offset,
-		"encoded": func(query string) template.URL { return template.URL(query) }, // which url.Values encoded
-		"size64":  func(n int) string { return size(int64(n)) }, "sub": func(a, b uint64) uint64 { return a - min(a, b) },
+		"size64": func(n int) string { return size(int64(n)) }, "sub": func(a, b uint64) uint64 { return a - min(a, b) },
 	}).ParseFS(pages, "pages/layout.html", "pages/parts.html")
 	if err != nil {
 		return nil, err

@@ -96,7 +96,7 @@ func (o *Console) trail(v *visit) error {
 		if page.What != "" {
 			on.Set("what", page.What)
 		}
-		page.Next = on.Encode()
+		page.Next = "/trail?" + on.Encode()
 	}
 	return o.show(v, http.StatusOK, "trail", "Who read what", page)
 }

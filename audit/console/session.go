@@ -70,7 +70,7 @@ type timeline struct {
 	Rows       []eventRow
 	From, To   int // indices, To not included
 	Total      int
-	Prev, Next string // query parts; "" for none
+	Prev, Next string // where other pages are; "" for none
 	Ticks      []eventTick
 	Timed      bool
 	Long       time.Duration
@@ -115,7 +115,7 @@ type link struct {
 type fieldName struct {
 	Full, Name string
 	Bytes      int
-	Where      string // query part of the page that shows it
+	Where      string // the page that shows it
 }
 
 type formatChoice struct {
@@ -266,10 +266,10 @@ func timelineOf(t *transcript.Transcript, from int) timeline {
 	from = min(max(from, 0), max(n-1, 0)) / eventsPage * eventsPage
 	l := timeline{From: from, To: min(from+eventsPage, n), Total: n}
 	if from > 0 {
-		l.Prev = "from=" + strconv.Itoa(from-eventsPage)
+		l.Prev = "?from=" + strconv.Itoa(from-eventsPage) + "#timeline"
 	}
 	if l.To < n {
-		l.Next = "from=" + strconv.Itoa(l.To)
+		l.Next = "?from=" + strconv.Itoa(l.To) + "#timeline"
 	}
 	for _, e := range t.Events {
 		l.Timed = l.Timed || e.At >= 0
@@ -353,15 +353,14 @@ func (p *sessionPage) chain(s verify.Session) {
 			if f.Shown == nil {
 				continue
 			}
-			where := url.Values{"entry": {strconv.FormatUint(e.Index, 10)}, "field": {f.Shown.Name}}
-			one := fieldName{Full: l.Name + "." + f.Shown.Name, Name: f.Shown.Name, Bytes: len(f.Shown.Value), Where: where.Encode()}
+			one := fieldName{Full: l.Name + "." + f.Shown.Name, Name: f.Shown.Name, Bytes: len(f.Shown.Value), Where: partAt(s.ID, e.Index, f.Shown.Name, 1)}
 			l.Fields = append(l.Fields, one)
 			p.Fields = append(p.Fields, one)
 			switch {
 			case f.Shown.Name == record.FieldBody && entry.Kind == record.Request:
-				p.AskBody = one.Where
+				p.AskBody = partAt(s.ID, e.Index, f.Shown.Name, 2)
 			case f.Shown.Name == record.FieldBody && (entry.Kind == record.Response || entry.Kind == record.Refused):
-				p.AnsBody = one.Where
+				p.AnsBody = partAt(s.ID, e.Index, f.Shown.Name, 2)
 			}
 			if len(f.Shown.Name) > len(record.FieldOriginal) && f.Shown.Name[:len(record.FieldOriginal)] == record.FieldOriginal {
 				p.Sealed = append(p.Sealed, l.Name+"."+f.Shown.Name[len(record.FieldOriginal):])
@@ -378,6 +377,15 @@ type bodyPage struct {
 	Field      string
 	Part       part
 	Prev, Next string
+}
+
+// partAt is where a part of a field is shown.
+func partAt(id record.ID, index uint64, field string, part int) string {
+	q := url.Values{"entry": {strconv.FormatUint(index, 10)}, "field": {field}}
+	if part > 1 {
+		q.Set("part", strconv.Itoa(part))
+	}
+	return "/sessions/" + id.String() + "/body?" + q.Encode()
 }
 
 // body shows a part of one field. It is a reading of its own.
@@ -407,14 +415,11 @@ func (o *Console) body(v *visit) error {
 				continue
 			}
 			page := bodyPage{ID: id, Entry: index, Field: name, Part: partOf(f.Shown.Value, n)}
-			link := func(n int) string {
-				return url.Values{"entry": {strconv.FormatUint(index, 10)}, "field": {name}, "part": {strconv.Itoa(n)}}.Encode()
-			}
 			if page.Part.N > 1 {
-				page.Prev = link(page.Part.N - 1)
+				page.Prev = partAt(id, index, name, page.Part.N-1)
 			}
 			if page.Part.N < page.Part.Of {
-				page.Next = link(page.Part.N + 1)
+				page.Next = partAt(id, index, name, page.Part.N+1)
 			}
 			return o.show(v, http.StatusOK, "body", name+" of session "+id.String(), page)
 		}

@@ -247,6 +247,11 @@ func (ix *Index) take(ctx context.Context, s *store, seen []audit.Seen) (err err
 		return err
 	}
 	s.next, s.high, s.skew = last.Index+1, g.high, g.skew
+	if len(g.erased) > 0 {
+		if err := s.settle(ctx); err != nil {
+			return fmt.Errorf("what was erased is out of the index, and stands in its write-ahead log for now: %w", err)
+		}
+	}
 	return nil
 }
 

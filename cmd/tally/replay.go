@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tallystick/tallystick/audit"
@@ -39,7 +40,7 @@ seconds since the request. Control characters in what is recorded are shown as e
 	if err != nil {
 		return err
 	}
-	if *speed <= 0 || *idle < 0 {
+	if !(*speed > 0) || *idle < 0 {
 		return cli.Usagef("replay: --speed is above 0, and --idle-limit is not below it")
 	}
 	id, err := record.ParseID(rest[0])
@@ -82,7 +83,7 @@ func (t *tally) steps() func(context.Context) error {
 	return func(ctx context.Context) error {
 		select {
 		case line, ok := <-lines:
-			if !ok || line == "q" {
+			if !ok || strings.TrimSpace(line) == "q" {
 				return io.EOF
 			}
 			return nil

@@ -76,6 +76,9 @@ type Config struct {
 	LogAccess LogAccess `yaml:"log_access"`
 	// DataKeys is where the keys of records are kept, outside the log.
 	DataKeys DataKeys `yaml:"data_keys"`
+	// Search is the directory of the index in which sessions are found; by default search, beside the log. It can be deleted, and is
+	// made again. With off there is none, and nobody can search.
+	Search string `yaml:"search"`
 	// Retention says how long records are kept and when they are erased, which is done every RetainEvery, by default 24h.
 	Retention   []RetentionRule `yaml:"retention"`
 	RetainEvery Duration        `yaml:"retain_every"`
@@ -385,7 +388,9 @@ func (c *Config) check() error {
 		return err
 	}
 	if !c.HasGateway() && c.HasLog() && c.ServeLog.Listen != "" {
-		return misplaced("this process has no data keys; it belongs in the gateway's file", map[string]bool{"retention": len(c.Retention) > 0, "retain_every": c.RetainEvery != 0})
+		return misplaced("this process has no data keys; it belongs in the gateway's file", map[string]bool{
+			"retention": len(c.Retention) > 0, "retain_every": c.RetainEvery != 0, "search": c.Search != "",
+		})
 	}
 	return c.checkGateway()
 }
@@ -539,6 +544,9 @@ func (c *Config) resolve(dir string) {
 	} {
 		at(p)
 	}
+	if c.Search != searchOff {
+		at(&c.Search)
+	}
 	// These are where others are, which have been resolved.
 	if c.Head == "" && c.AnchorDir() != "" && c.HasLog() {
 		c.Head = filepath.Join(c.AnchorDir(), "HEAD")
@@ -601,6 +609,20 @@ func (c *Config) Dir() string {
 		return filepath.Dir(c.LogDir())
 	}
 	return filepath.Dir(c.DataKeys.Dir)
+}
+
+// searchOff is the setting of a process in which nobody searches.
+const searchOff = "off"
+
+// SearchDir returns the directory of the index of sessions, or "" where there is to be none.
+func (c *Config) SearchDir() string {
+	switch {
+	case c.Search == searchOff || !c.HasGateway():
+		return ""
+	case c.Search == "":
+		return filepath.Join(c.Dir(), "search")
+	}
+	return c.Search
 }
 
 // LogDir returns the directory of a local log.

@@ -18,7 +18,7 @@ type Setting struct{ Name, Value string }
 // plainly are the keys whose text is shown as it stands; in a list or a map, that of all. Of every other key with a text it is said
 // that it is given, and no more: what is added to a configuration is not shown because somebody forgot that it is a secret.
 var plainly = []string{
-	"log", "origin", "public_key", "anchor", "head", "policy", "listen", "data_keys.dir", "serve_log.listen", "serve_log.clients.*.writers",
+	"log", "origin", "public_key", "anchor", "head", "policy", "listen", "data_keys.dir", "search", "serve_log.listen", "serve_log.clients.*.writers",
 	"mirrors.*.submission", "mirrors.*.monitoring", "retention.*.routes", "retention.*.callers", "retention.*.basis", "retention.*.hold",
 	"gateway.id", "gateway.listen", "gateway.mode", "gateway.journal", "gateway.hosts", "gateway.policy", "gateway.callers.*.groups", "gateway.callers.*.routes",
 	"gateway.routes.*.api", "gateway.routes.*.prefix", "gateway.routes.*.upstream", "gateway.routes.*.header", "gateway.routes.*.forward", "gateway.routes.*.return",

@@ -198,7 +198,7 @@ func parsePages(o *Console) (map[string]*template.Template, error) {
 		"spans": spans, "marked": marked, "ago": func(t time.Time) string { return ago(o.now(), t) }, "span": short, "size": size, "count": count, "clock": clock,
 		"stamp": stamp, "hash": func(h tlog.Hash) string { return h.String() }, "words": words, "path": url.PathEscape, "query": url.QueryEscape, "who": who,
 		"add": func(a, b int) int { return a + b }, "may": func(p Person, r audit.Roles) bool { return p.Roles.Any(r) },
-		"mayAct": func(p Person, act string) bool { return mayAct(p.Roles, act) }, "tone": tone, "offset": offset,
+		"mayAct": func(p Person, act string) bool { return mayAct(p.Roles, act) }, "tone": tone, "offset": offset, "measure": measure,
 		"size64": func(n int) string { return size(int64(n)) }, "sub": func(a, b uint64) uint64 { return a - min(a, b) },
 	}).ParseFS(pages, "pages/layout.html", "pages/parts.html")
 	if err != nil {
@@ -296,12 +296,25 @@ func three(f float64) string {
 	return strconv.FormatFloat(f, 'f', 2, 64)
 }
 
-// offset is a time since something began, in seconds to the millisecond.
+// offset is a time since something began, in milliseconds to the microsecond.
 func offset(d time.Duration) string {
 	if d < 0 {
 		return "–"
 	}
-	return strconv.FormatFloat(d.Seconds(), 'f', 3, 64)
+	return strconv.FormatFloat(float64(d)/1e6, 'f', 3, 64)
+}
+
+// measure is a number with its unit.
+func measure(n Number) string {
+	switch n.Unit {
+	case "":
+		return count(n.Value)
+	case "bytes":
+		return size(int64(n.Value))
+	case "seconds":
+		return short(time.Duration(n.Value * float64(time.Second)))
+	}
+	return count(n.Value) + " " + n.Unit
 }
 
 // size is a number of bytes.

@@ -10,7 +10,7 @@
 // (localStorage, "tallystick policy ORIGIN"). Until then there is only the one that the console serves, and the verdict says what that is
 // worth.
 
-import { CLAIMS, NOT_JUDGED, checkBundle, fingerprint, originOf, parsePolicy } from "./verify.js";
+import { NOT_JUDGED, checkBundle, fingerprint, originOf, parsePolicy } from "./verify.js";
 
 const ROWS = 500; // of the table, at most; what is false comes first
 const LOOKS = { holds: "good", first: "warn", open: "warn", refused: "bad", error: "bad", busy: "" };
@@ -229,20 +229,18 @@ class Panel {
       make("td", {}, make("span", { class: `badge ${tones.get(f.ok)}` }, words.get(f.ok))), make("th", { scope: "row" }, make("code", {}, f.claim)),
       make("td", { "data-label": "About" }, f.subject), make("td", { "data-label": "Detail" }, f.detail)));
     const more = findings.length - rows.length;
-    const judged = new Set(report.findings.map((f) => f.claim));
-    const asked = CLAIMS.filter((c) => !judged.has(c));
     this.found.replaceChildren(
       make("p", { id: "judged-by", class: "soft" }, !use ? "Judged by no policy: none is pinned for this log, and none served."
         : use !== mine ? `Judged by the policy that the console serves, SHA-256 ${use.sum}, which you have not pinned.`
           : `Judged by the policy that you pinned, SHA-256 ${use.sum}${served && served.sum !== use.sum ? `; the console serves another, SHA-256 ${served.sum}` : ""}.`),
+      make("p", { class: "soft" }, `${report.findings.length} claims about ${bytes.length} bytes${more > 0 ? `; ${more} of them are not shown` : ""}.`),
       make("div", { class: "box tall", tabindex: "0", role: "region", "aria-label": "Claims about the bundle" },
         make("table", { id: "claims", class: "cards" },
-          make("caption", {}, `${report.findings.length} claims about ${bytes.length} bytes${more > 0 ? `; ${more} of them are not shown` : ""}`),
           make("thead", {}, make("tr", {}, ...["It", "Claim", "About", "Detail"].map((h) => make("th", { scope: "col" }, h)))),
           make("tbody", {}, ...rows))),
       make("details", { id: "not-proven", open: true }, make("summary", {}, "What this does not prove"),
         make("ul", { class: "tight" }, ...report.notProven.slice(0, ROWS).map((s) => make("li", {}, s)),
-          make("li", {}, `${[...asked, ...NOT_JUDGED].join(", ")}: not judged here; use tally-verify`),
+          make("li", {}, `${NOT_JUDGED.join(", ")}: not judged here; use tally-verify`),
           make("li", {}, "that the console which sent you this page and its scripts is honest: for that, take the bundle to a machine of yours and run tally-verify bundle FILE --policy FILE"))));
   }
 }

@@ -714,12 +714,6 @@ function isJSON(text) {
 
 // The claims.
 
-/** The claims that this module judges, and that tally-verify judges of a bundle by the same names. */
-export const CLAIMS = [
-  "bundle-intact", "bundle-readable", "bundle-canonical", "checkpoint-signed", "checkpoint-cosigned", "entry-canonical", "entry-in-tree",
-  "fields-match", "session-chain", "session-complete", "approval-given", "times-ordered", "times-bracketed",
-];
-
 /** The claims that tally-verify judges of a whole log, or of other files, and that cannot be judged of a bundle. */
 export const NOT_JUDGED = [
   "log-readable", "tiles-match", "root-matches", "history-consistent", "boots-ordered", "numbers-whole", "losses-declared",

@@ -342,7 +342,7 @@ func TestPlayWhole(t *testing.T) {
 		want []string
 	}{
 		"whole":   {told{target: chatPath, model: "m-1", ask: asks("m-1", "hi", false), status: 200, head: jsonHead, answer: says("Hello\nthere"), first: 90 * ms, ended: 100 * ms}, []string{"0.100000  text     Hello\\nthere\n", "0.100000  end      complete; finish stop; 3 tokens in, 2 out\n"}},
-		"error":   {told{target: chatPath, model: "m-1", ask: asks("m-1", "hi", false), status: 429, head: jsonHead, answer: `{"error":{"message":"too fast"}}`, ended: 100 * ms}, []string{"error    too fast\n", "end      complete; status 429\n"}},
+		"error":   {told{target: chatPath, model: "m-1", ask: asks("m-1", "hi", false), status: 429, head: jsonHead, answer: `{"error":{"message":"too fast"}}`, ended: 100 * ms}, []string{"error    too fast\n", "end      complete: the model answered with an error; status 429\n"}},
 		"other":   {told{target: "/x", ask: "a\x1bb", status: 200, head: [][2]string{{"Content-Type", "text/plain"}}, answer: "one\ntwo", ended: 100 * ms}, []string{"| a\\x1bb\n", "body     7 B\n             | one\n             | two\n"}},
 		"refused": {told{target: chatPath, model: "m-1", ask: asks("m-1", "hi", false), status: 403, refused: "policy_refused", err: "not here"}, []string{"end      refused: policy_refused; nothing was sent to the model; status 403; not here\n"}},
 	} {

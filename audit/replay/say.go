@@ -109,6 +109,8 @@ func TellEnd(t *transcript.Transcript) string {
 		return "it has not ended"
 	case t.Refused != "":
 		all = append(all, fmt.Sprintf("refused: %s; nothing was sent to the model", t.Refused))
+	case t.Outcome == record.Complete && t.Answer.Status >= 400:
+		all = append(all, "complete: the model answered with an error")
 	default:
 		all = append(all, cmp.Or(outcomes[t.Outcome], string(t.Outcome)))
 	}

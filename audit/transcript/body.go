@@ -179,7 +179,7 @@ func (r *reader) role(n int, role string) {
 // A top has the members that answers, and events of answers, have at their top.
 type top struct {
 	typ, object, choices, model, usage, failure, message, response, delta, block, item, part, output, content, stop, incomplete, status value
-	text, arguments, refusal, input, code, role                                                                                         value
+	text, arguments, refusal, input, role                                                                                               value
 	index, outputIndex, contentIndex, summaryIndex                                                                                      int
 }
 
@@ -229,8 +229,6 @@ func topOf(v value) (t top) {
 			t.refusal = m
 		case "input":
 			t.input = m
-		case "code":
-			t.code = m
 		case "role":
 			t.role = m
 		case "index":

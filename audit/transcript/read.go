@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"mime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,7 +28,7 @@ type reader struct {
 	left int // how many more parts it may make
 
 	events  []record.Event // the table; nil where there is none, or none that is the body's
-	drafts  []*draft       // of replies, by their first appearance
+	drafts  []*draft       // of replies
 	choices map[int]*draft
 	pieces  map[place]*piece
 	now     *Event // the one that is read, nil while a whole body is
@@ -314,12 +315,9 @@ func (r *reader) answer() {
 		}
 		r.cut(func(e *Event) { e.Type = Piece })
 	}
-	t.Replies = make([]Reply, len(r.drafts))
-	for i, d := range r.drafts {
-		t.Replies[i] = d.reply()
-	}
-	if len(t.Replies) == 0 {
-		t.Replies = nil
+	slices.SortFunc(r.drafts, func(a, b *draft) int { return a.Choice - b.Choice })
+	for _, d := range r.drafts {
+		t.Replies = append(t.Replies, d.reply())
 	}
 }
 

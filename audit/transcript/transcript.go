@@ -53,7 +53,7 @@ type Transcript struct {
 	Answer  Answer  `json:"answer,omitzero"`
 
 	Messages []Message `json:"messages,omitempty"` // what was asked, in its order; a system prompt first
-	Replies  []Reply   `json:"replies,omitempty"`  // what was answered, one for each choice
+	Replies  []Reply   `json:"replies,omitempty"`  // what was answered, one for each choice, in their order
 	Usage    Usage     `json:"usage"`
 	Events   []Event   `json:"events,omitempty"` // of an answer that came as a stream, or of which the pieces are on record
 

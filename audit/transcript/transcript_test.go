@@ -343,7 +343,7 @@ func TestAnswers(t *testing.T) {
 				`{"choices":[{"index":1,"delta":{"role":"assistant","refusal":"No"}}]}`, `{"choices":[{"index":0,"delta":{"content":"Ye"}}]}`,
 				`{"choices":[{"index":1,"delta":{"refusal":"."}},{"index":0,"delta":{"content":"s"}}]}`, `{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}`, `[DONE]`,
 			},
-			[]string{"refusal No.", "text Yes"}, "", Usage{-1, -1, -1, -1, -1}, 0,
+			[]string{"text Yes", "refusal No."}, "", Usage{-1, -1, -1, -1, -1}, 0,
 		},
 		{
 			"an old function call", "/v1/chat/completions", false,

@@ -73,6 +73,9 @@ seconds since the request. Control characters in what is recorded are shown as e
 
 // steps returns what waits for a line from whoever plays; "q", and the end of the input, end the playing.
 func (t *tally) steps() func(context.Context) error {
+	if t.terminal {
+		fmt.Fprintln(t.stderr, "The return key goes on; q and the return key end it.")
+	}
 	lines := make(chan string)
 	go func() { // ends with the process: a read from a terminal cannot be broken off
 		defer close(lines)

@@ -224,7 +224,8 @@ func TestForgottenWhileOnItsWay(t *testing.T) {
 	}
 }
 
-// An index of another log, of another version, damaged, or without its key, is made again, under a new key.
+// An index of another log, of another version, damaged, or without its key, is made again, under a new key. The former one is destroyed
+// if it was the index's for sure, and not where somebody only named it.
 func TestIsMadeAgain(t *testing.T) {
 	at := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	fill := func(l *testLog, seed uint64, n int) {
@@ -235,11 +236,12 @@ func TestIsMadeAgain(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name string
+		sure bool
 		harm func(w *world, path string)
 	}{
-		{"another log", func(w *world, _ string) { w.testLog = newTestLog(); fill(w.testLog, 2, 300) }},
-		{"a shorter log", func(w *world, _ string) { w.testLog = newTestLog(); fill(w.testLog, 2, 10) }},
-		{"another version", func(w *world, path string) {
+		{"another log", true, func(w *world, _ string) { w.testLog = newTestLog(); fill(w.testLog, 2, 300) }},
+		{"a shorter log", true, func(w *world, _ string) { w.testLog = newTestLog(); fill(w.testLog, 2, 10) }},
+		{"another version", true, func(w *world, path string) {
 			key, _ := w.keys.Open(t.Context(), "key-1")
 			s, err := w.ix.c.open(key)
 			if err == nil {
@@ -250,14 +252,14 @@ func TestIsMadeAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{"no key", func(w *world, _ string) { w.keys.Erase(t.Context(), "key-1") }},
-		{"no file", func(w *world, path string) { os.Remove(path) }},
-		{"an empty file", func(w *world, path string) { os.Truncate(path, 0) }},
-		{"half a file", func(w *world, path string) { os.Truncate(path, 3*4096) }},
-		{"a damaged head", func(w *world, path string) { flip(t, path, 17) }},
-		{"another key's", func(w *world, path string) {
+		{"no key", true, func(w *world, _ string) { w.keys.Erase(t.Context(), "key-1") }},
+		{"no file", false, func(w *world, path string) { os.Remove(path) }},
+		{"an empty file", false, func(w *world, path string) { os.Truncate(path, 0) }},
+		{"half a file", false, func(w *world, path string) { os.Truncate(path, 3*4096) }},
+		{"a damaged head", false, func(w *world, path string) { flip(t, path, 17) }},
+		{"another key's", false, func(w *world, path string) {
 			w.keys.New(t.Context())
-			os.WriteFile(filepath.Join(filepath.Dir(path), keyFile), []byte("key-2\n"), 0o600)
+			os.WriteFile(filepath.Join(filepath.Dir(path), KeyFile), []byte("key-2\n"), 0o600)
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -279,28 +281,17 @@ func TestIsMadeAgain(t *testing.T) {
 			}
 			w.keys.mu.Lock()
 			defer w.keys.mu.Unlock()
-			if former := readName(t, w.ix.c.Dir, c.name); w.keys.keys[former] != nil {
-				t.Errorf("the former index's key is still there: %s", former)
+			if there := w.keys.keys["key-1"] != nil; there == c.sure {
+				t.Errorf("the former key is there: %v", there)
+			}
+			if w.keys.n > 2 && w.keys.keys["key-2"] == nil {
+				t.Error("a key that somebody named was destroyed")
+			}
+			if is, err := readKeyName(w.ix.c.Dir); err != nil || is != fmt.Sprint("key-", w.keys.n) {
+				t.Errorf("the key is %s, %v", is, err)
 			}
 		})
 	}
-}
-
-// readName returns which key the index had that was made again.
-func readName(t *testing.T, dir, name string) string {
-	t.Helper()
-	is, err := readKeyName(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	former := "key-1"
-	if name == "another key's" {
-		former = "key-2"
-	}
-	if is == former {
-		t.Errorf("it is still under %s", is)
-	}
-	return former
 }
 
 // flip changes one bit of a file.

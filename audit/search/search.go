@@ -87,12 +87,9 @@ func (ix *Index) Rebuild(ctx context.Context) error {
 }
 
 func (ix *Index) rebuild(ctx context.Context) error {
-	name, err := readKeyName(ix.c.Dir)
-	if err != nil {
-		return err
-	}
 	ix.s.close() // whatever it says: it goes away
-	s, err := newStore(ctx, &ix.c, name)
+	ix.s.shut = true
+	s, err := newStore(ctx, &ix.c, ix.s.key)
 	if err != nil {
 		return err
 	}
@@ -146,8 +143,17 @@ func (ix *Index) follow(ctx context.Context, s *store, changed <-chan struct{}, 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var next uint64
-	if err := ix.with(s, func() error { next = s.next; return nil }); err != nil {
+	err := ix.with(s, func() error {
+		if next = s.next; s.shut {
+			return fmt.Errorf("%w: it could not be begun before", errDrop)
+		}
 		return nil
+	})
+	if errors.Is(err, errReplaced) {
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	if next > 0 {
 		size, err := src.Size(ctx)

@@ -44,6 +44,8 @@ CREATE TABLE gone(session BLOB PRIMARY KEY) WITHOUT ROWID;
 type store struct {
 	w    *sql.DB // one connection
 	r    *sql.DB
+	key  string // the name of the key that it opened with
+	shut bool   // guarded by Index.life: it was closed to be replaced, and could not be
 	next uint64 // entries before this one are in it; guarded by Index.mu
 	high int64  // the latest time of theirs, in microseconds
 	skew int64  // how much earlier one of them was, at most, than one before it
@@ -54,53 +56,73 @@ var errDrop = errors.New("it is made again from the log")
 
 const (
 	fileName = "index.db"
-	keyFile  = "key"
+	// KeyFile is the file in the index's directory that names its key. Where it is, an index was begun.
+	KeyFile = "key"
 )
 
 // openStore opens the files, or makes new ones where there are none or they are of no use; said is why they were not.
 func openStore(ctx context.Context, c *Config) (s *store, said error, err error) {
 	name, err := readKeyName(c.Dir)
-	if err == nil && name != "" {
-		key, err := c.Keys.Open(ctx, name)
-		switch {
-		case errors.Is(err, tlog.ErrNotFound), errors.Is(err, audit.ErrNotHere):
-			said = fmt.Errorf("%w: its key is gone", errDrop)
-		case err != nil:
-			return nil, nil, fmt.Errorf("search: its data key: %w", err)
-		default:
-			s, err := c.open(key)
-			clear(key)
-			if err == nil {
-				if err = s.load(ctx); err == nil {
-					return s, nil, nil
-				}
-				s.close()
-			}
-			if !useless(err) {
-				return nil, nil, fmt.Errorf("search: %w", err)
-			}
-			said = fmt.Errorf("%w: %w", errDrop, err)
-		}
-	} else if err != nil {
+	if err != nil {
 		return nil, nil, err
 	}
-	s, err = newStore(ctx, c, name)
+	former := "" // the key of what is of no use, if it is certain that it is
+	if name != "" {
+		s, err = c.openUnder(ctx, name)
+		if err == nil {
+			return s, nil, nil
+		}
+		if !useless(err) {
+			return nil, nil, fmt.Errorf("search: %w", err)
+		}
+		if said = err; s != nil {
+			former = name
+			s.close()
+		}
+	}
+	s, err = newStore(ctx, c, former)
 	return s, said, err
 }
 
-// newStore removes what there is, destroys its key, and makes new files under a new one.
-func newStore(ctx context.Context, c *Config, formerKey string) (*store, error) {
+// openUnder opens the files with a key that somebody named. With an error it returns the store as well if the key is its own for sure.
+func (c *Config) openUnder(ctx context.Context, name string) (*store, error) {
+	key, err := c.Keys.Open(ctx, name)
+	if errors.Is(err, tlog.ErrNotFound) || errors.Is(err, audit.ErrNotHere) {
+		return nil, fmt.Errorf("%w: its key is gone", errDrop)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("its data key: %w", err)
+	}
+	defer clear(key)
+	s, err := c.open(key)
+	if err != nil {
+		return nil, err
+	}
+	s.key = name
+	opened, err := s.load(ctx)
+	switch {
+	case err == nil, opened:
+		return s, err
+	case useless(err):
+		err = fmt.Errorf("%w: %w", errDrop, err)
+	}
+	return nil, errors.Join(err, s.close())
+}
+
+// newStore removes what there is, destroys its key, and makes new files under a new one. Only what opened with a key may have it
+// destroyed: or else who can write into the directory could have that of a record destroyed, by naming it there.
+func newStore(ctx context.Context, c *Config, former string) (*store, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("search: %w", err)
-	}
-	if formerKey != "" {
-		if err := c.Keys.Erase(ctx, formerKey); err != nil && !errors.Is(err, tlog.ErrNotFound) && !errors.Is(err, audit.ErrNotHere) {
-			return nil, fmt.Errorf("search: the key of the former index: %w", err)
-		}
 	}
 	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
 		if err := os.Remove(filepath.Join(c.Dir, fileName+suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("search: %w", err)
+		}
+	}
+	if former != "" {
+		if err := c.Keys.Erase(ctx, former); err != nil && !errors.Is(err, tlog.ErrNotFound) && !errors.Is(err, audit.ErrNotHere) {
+			return nil, fmt.Errorf("search: the key of the former index: %w", err)
 		}
 	}
 	name, key, err := c.Keys.New(ctx)
@@ -115,6 +137,7 @@ func newStore(ctx context.Context, c *Config, formerKey string) (*store, error) 
 	if err != nil {
 		return nil, fmt.Errorf("search: %w", err)
 	}
+	s.key = name
 	if err := s.make(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("search: %w", err), s.close())
 	}
@@ -122,7 +145,7 @@ func newStore(ctx context.Context, c *Config, formerKey string) (*store, error) 
 }
 
 func readKeyName(dir string) (string, error) {
-	b, err := os.ReadFile(filepath.Join(dir, keyFile))
+	b, err := os.ReadFile(filepath.Join(dir, KeyFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("search: %w", err)
 	}
@@ -131,7 +154,7 @@ func readKeyName(dir string) (string, error) {
 
 // writeKeyName remembers which key the files are under. It names it and says nothing of it.
 func writeKeyName(dir, name string) error {
-	path := filepath.Join(dir, keyFile)
+	path := filepath.Join(dir, KeyFile)
 	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("search: %w", err)
@@ -203,19 +226,20 @@ func (s *store) make(ctx context.Context) error {
 	return nil
 }
 
-// load reads how far it has come.
-func (s *store) load(ctx context.Context) error {
+// load reads how far it has come. opened says that the key is its own.
+func (s *store) load(ctx context.Context) (opened bool, err error) {
 	var v int64
-	if err := s.w.QueryRowContext(ctx, "SELECT value FROM meta WHERE name = 'version'").Scan(&v); err != nil {
-		if errors.Is(err, sql.ErrNoRows) || errors.Is(err, sqlite3.ERROR) { // no such table: it was never finished
-			err = fmt.Errorf("%w: it is not whole", errDrop)
-		}
-		return err
+	err = s.w.QueryRowContext(ctx, "SELECT value FROM meta WHERE name = 'version'").Scan(&v)
+	if errors.Is(err, sql.ErrNoRows) || errors.Is(err, sqlite3.ERROR) { // no such table: it was never finished
+		err = fmt.Errorf("%w: it is not whole", errDrop)
+	}
+	if err != nil {
+		return false, err
 	}
 	if v != version {
-		return fmt.Errorf("%w: its version is %d and not %d", errDrop, v, version)
+		return true, fmt.Errorf("%w: its version is %d and not %d", errDrop, v, version)
 	}
-	return s.w.QueryRowContext(ctx, `SELECT (SELECT value FROM meta WHERE name = 'next'), (SELECT value FROM meta WHERE name = 'high'), (SELECT value FROM meta WHERE name = 'skew')`).
+	return true, s.w.QueryRowContext(ctx, `SELECT (SELECT value FROM meta WHERE name = 'next'), (SELECT value FROM meta WHERE name = 'high'), (SELECT value FROM meta WHERE name = 'skew')`).
 		Scan(&s.next, &s.high, &s.skew)
 }
 

@@ -3,8 +3,13 @@ package peers
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	crand "crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -713,4 +718,110 @@ func TestBrowserDoesNotGuess(t *testing.T) {
 		{name: "not asked for", bundle: good, policy: policy + "quorum none\n", open: open},
 		{name: "of another tree", bundle: write(t, b), policy: policy + "quorum none\n", open: open},
 	})
+}
+
+// The vectors of entries are read, and refused, as the format's description has it.
+func TestEntryVectors(t *testing.T) {
+	b := open(t)
+	mux := http.NewServeMux()
+	mux.Handle("GET /static/", http.StripPrefix("/static/", http.FileServerFS(static())))
+	mux.HandleFunc("GET /favicon.ico", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("<!doctype html><title>entries</title>")) })
+	b.goTo(site(t, strict(mux)) + "/")
+	for _, file := range []string{"entries.json", "log.json", "entries-bad.json"} {
+		raw, err := os.ReadFile("../../tlog/record/testdata/vectors/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wrong := eval[[]string](b, `import("/static/verify.js").then(({ parseEntry }) => {
+			const file = `+string(raw)+`, wrong = [];
+			for (const { name, entry } of Array.isArray(file) ? file : file.entries) {
+				let read = true;
+				try {
+					parseEntry(entry);
+				} catch (e) {
+					read = false;
+				}
+				if (read === `+strconv.FormatBool(file == "entries-bad.json")+`) wrong.push(name);
+			}
+			return wrong;
+		})`)
+		if len(wrong) > 0 {
+			t.Errorf("%s: %q", file, wrong)
+		}
+	}
+}
+
+// A p256 signs as a log with a key of type 0x02.
+type p256 struct {
+	key  *ecdsa.PrivateKey
+	spki []byte
+}
+
+func (s p256) Name() string    { return tlogtest.Origin }
+func (s p256) KeyHash() uint32 { sum := sha256.Sum256(s.spki); return binary.BigEndian.Uint32(sum[:]) }
+func (s p256) Sign(msg []byte) ([]byte, error) {
+	sum := sha256.Sum256(msg)
+	return ecdsa.SignASN1(crand.Reader, s.key, sum[:])
+}
+
+// A log may sign with ECDSA, and with several keys: one that fails is enough to refuse it.
+func TestBrowserAgreesAboutKeys(t *testing.T) {
+	day, _, _, _ := load(t)
+	c, err := tlog.UnverifiedCheckpoint(day.Checkpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ed, edKey := tlogtest.Key(tlogtest.Origin)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vkey, err := tlog.LogVerifierKey(tlogtest.Origin, &key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ec := p256{key, spki}
+	both := "log " + edKey + "\nlog " + vkey + "\nquorum none\n"
+	alone := "log " + vkey + "\nquorum none\n"
+	var matters []matter
+	add := func(name, policy string, claim verify.Claim, edit func([]byte) []byte, signers ...note.Signer) {
+		signed, err := tlog.SignCheckpoint(c, signers...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		day.Checkpoint = edit(signed)
+		matters = append(matters, matter{name: name, bundle: write(t, day), policy: policy, claim: claim})
+	}
+	as := func(b []byte) []byte { return b }
+	for i := range 20 { // their signatures have several lengths
+		add(fmt.Sprintf("ECDSA %d", i), alone, "", as, ec)
+	}
+	add("both", both, "", as, ed, ec)
+	add("the other one", alone, verify.CheckpointSigned, as, ed)
+	// Each byte of an ECDSA signature, and of what is around it.
+	signed, err := tlog.SignCheckpoint(c, ed, ec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := bytes.LastIndexByte(signed[:len(signed)-1], ' ') + 1
+	blob, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(signed[begin:])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 4; i < len(blob); i++ {
+		flipped := slices.Clone(blob)
+		flipped[i] ^= 1 << (i % 8)
+		day.Checkpoint = slices.Concat(signed[:begin], []byte(base64.StdEncoding.EncodeToString(flipped)), []byte("\n"))
+		matters = append(matters, matter{name: fmt.Sprintf("byte %d of ECDSA", i), bundle: write(t, day), policy: both, claim: verify.CheckpointSigned})
+	}
+	for _, n := range []int{5, 6, 12, len(blob) - 1} {
+		day.Checkpoint = slices.Concat(signed[:begin], []byte(base64.StdEncoding.EncodeToString(blob[:n])), []byte("\n"))
+		matters = append(matters, matter{name: fmt.Sprintf("%d bytes of ECDSA", n), bundle: write(t, day), policy: both, claim: verify.CheckpointSigned})
+	}
+	agree(t, matters)
 }

@@ -13,13 +13,15 @@ const MaxSpans = 500
 // Stats are numbers over the sessions that began in a time, by spans of equal length. They are no reading of anybody's record, and
 // nothing in them names anybody.
 type Stats struct {
-	From    time.Time     `json:"from"`
-	To      time.Time     `json:"to"` // not included
-	Span    time.Duration `json:"span"`
-	Spans   []Count       `json:"spans"` // in order
-	All     Count         `json:"all"`
-	Indexed uint64        `json:"indexed"` // entries of the log that were counted; newer ones are not yet
-	Size    uint64        `json:"size"`    // of the log
+	From  time.Time     `json:"from"`
+	To    time.Time     `json:"to"` // not included
+	Span  time.Duration `json:"span"`
+	Spans []Count       `json:"spans"` // in order
+	All   Count         `json:"all"`
+	// Since is from when on all were counted, where those before it were too many to count; zero where all were.
+	Since   time.Time `json:"since,omitzero"`
+	Indexed uint64    `json:"indexed"` // entries of the log that were counted; newer ones are not yet
+	Size    uint64    `json:"size"`    // of the log
 
 	durations, firsts [][]time.Duration // by span
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -133,6 +134,7 @@ func (x *fakeIndex) Count(_ context.Context, from, to time.Time, spans int) (*au
 		s.Add(&x.hits[i])
 	}
 	s.Sum()
+	s.Indexed = math.MaxUint64 >> 1
 	return s, nil
 }
 

@@ -62,7 +62,6 @@ func Again(ctx context.Context, client *http.Client, s verify.Session, to Target
 	if c.Transport == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
 		t.DisableKeepAlives = true
-		t.DisableCompression = true
 		t.MaxResponseHeaderBytes = 1 << 20
 		c.Transport = t
 	}
@@ -111,8 +110,8 @@ func requestOf(t *transcript.Transcript, to Target) (*http.Request, []string, er
 	switch {
 	case u == nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return nil, nil, errors.New("replay: a target is a base URL such as http://127.0.0.1:8000/v1, without user, query or fragment")
-	case t.Erased || r.Method == "" || r.Target == "":
-		return nil, nil, fmt.Errorf("%w: it was erased, or is not shown", ErrRequest)
+	case t.Erased || r.Method == "" || r.Target == "" || !shownWhole(t, record.Request, record.Refused):
+		return nil, nil, fmt.Errorf("%w: it was erased, or not all of it is shown", ErrRequest)
 	case strings.HasPrefix(string(r.Body), leftOut):
 		return nil, nil, fmt.Errorf("%w: its body is not on record", ErrRequest)
 	case !to.Upstream && sameService(u, t.Upstream):
@@ -135,9 +134,6 @@ func requestOf(t *transcript.Transcript, to Target) (*http.Request, []string, er
 	req, err := http.NewRequest(r.Method, raw, bytes.NewReader(r.Body))
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrRequest, err)
-	}
-	if len(r.Body) == 0 {
-		req.Body, req.GetBody, req.ContentLength = nil, nil, 0
 	}
 	for _, h := range r.Headers {
 		switch name := strings.ToLower(h.Name); {
@@ -205,9 +201,6 @@ func headPairs(h http.Header) []byte {
 	list := [][2]string{}
 	for _, name := range slices.Sorted(maps.Keys(h)) {
 		for _, v := range h[name] {
-			if strings.EqualFold(name, "set-cookie") {
-				v = "(left out)"
-			}
 			list = append(list, [2]string{name, v})
 		}
 	}

@@ -50,6 +50,7 @@ func TestAgainSends(t *testing.T) {
 		{"/openai" + chatPath + "?api=2", "/v1", "", chatPath + "?api=2", false},
 		{"/openai" + chatPath, "/sandbox", "", "/sandbox" + chatPath, false},
 		{"/claude/v1/messages", "", "", "/v1/messages", true},
+		{"/v1/proxy" + chatPath, "", "", chatPath, false},
 		{"/ours/generate", "/x", "", "/x/ours/generate", false},
 		{"/ours/generate", "/x", "/generate", "/x/generate", false},
 	} {
@@ -68,7 +69,7 @@ func TestAgainSends(t *testing.T) {
 		if shown[c.anthropic] != map[bool]string{true: "sk-sandbox", false: "Bearer sk-sandbox"}[c.anthropic] || shown[!c.anthropic] != "" {
 			t.Errorf("%s: shown %v", c.recorded, shown)
 		}
-		if h := got.Header; h.Get("Idempotency-Key") != "" || h.Get("Openai-Beta") != "x=1" || h.Get("Content-Type") != "application/json" || h.Get("Accept-Encoding") != "identity" {
+		if h := got.Header; h.Get("Idempotency-Key") != "" || h.Get("Openai-Key") != "" || h.Get("Openai-Beta") != "x=1" || h.Get("Content-Type") != "application/json" || h.Get("Accept-Encoding") != "identity" {
 			t.Errorf("%v", h)
 		}
 		if again.Answer.Status != 200 || len(again.Entries) != 0 {
@@ -206,7 +207,7 @@ func TestAgainBounds(t *testing.T) {
 	}
 	w.upstream = ""
 	for _, bad := range []string{"", "/x", "ftp://x", "http://", "http://u:p@127.0.0.1", "http://127.0.0.1/?a=1", "http://127.0.0.1/#a"} {
-		if _, err := send("hi", func(to *Target) { to.URL, _ = url.Parse(bad) }); err == nil {
+		if _, err := send("hi", func(to *Target) { to.URL, _ = url.Parse(bad) }); err == nil || !strings.Contains(err.Error(), "is a base URL") {
 			t.Errorf("%q is a target", bad)
 		}
 	}

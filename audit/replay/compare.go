@@ -1,7 +1,6 @@
 package replay
 
 import (
-	"cmp"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -186,9 +185,6 @@ func Compare(a, b *transcript.Transcript) Diff {
 	c.pair(PartUsage, "reasoning", tokens(a.Usage.Reasoning), tokens(b.Usage.Reasoning), false)
 	c.pair(PartModel, "", a.Answerer, b.Answerer, false)
 	c.pair(PartEvents, "", strconv.Itoa(len(a.Events)), strconv.Itoa(len(b.Events)), false)
-	slices.SortStableFunc(c.Differences, func(x, y Difference) int {
-		return cmp.Compare(map[bool]int{true: 0, false: 1}[x.Counts], map[bool]int{true: 0, false: 1}[y.Counts])
-	})
 	c.Same = len(c.Differences) == 0 || !c.Differences[0].Counts
 	if !c.Same {
 		c.First = &c.Differences[0]
@@ -400,6 +396,11 @@ func (c *comparing) notes(a, b *transcript.Transcript) {
 		say("nothing of the first call was sent to a model: the gateway answered it")
 	} else if why := unsteady(a); why != "" {
 		say("the request lets a model answer otherwise each time: " + why)
+	}
+	for _, t := range []*transcript.Transcript{a, b} {
+		if t.Erased || !shownWhole(t, record.Response, record.Refused) {
+			say("not all of an answer is there: it was erased, or parts are withheld")
+		}
 	}
 	if a.Answerer != "" && b.Answerer != "" && a.Answerer != b.Answerer {
 		say("another model answered")

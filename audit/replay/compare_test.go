@@ -86,6 +86,7 @@ func TestCompare(t *testing.T) {
 
 		{name: "an error", a: chat(says("x")), b: change(chat(`{"error":{"type":"rate_limit","message":"slow"}}`), func(w *told) { w.status = 429 }), want: `status: "200" in a, "429" in b`, more: 7},
 		{name: "another error", a: change(chat(`{"error":{"message":"a"},"request_id":"1"}`), func(w *told) { w.status = 500 }), b: change(chat(`{"error":{"message":"b"},"request_id":"2"}`), func(w *told) { w.status = 500 }), want: `body, ".error.message": "\"a\"" in a, "\"b\"" in b`},
+		{name: "another status, the same body", a: chat(says("x")), b: change(chat(says("x")), func(w *told) { w.status = 201 }), want: `status: "200" in a, "201" in b`},
 		{name: "cut", a: stream("a", "b"), b: change(stream("a", "b"), func(w *told) { w.outcome, w.err = record.Truncated, "cut" }), want: `end: "whole" in a, "cut" in b`},
 		{name: "no answer", a: stream("a"), b: told{target: chatPath, model: "m-1", ask: asks("m-1", "hi", true), outcome: record.Interrupted}, want: `end: "whole" in a, "none" in b`, more: 6},
 		{name: "a body of no known shape", a: change(chat(`{"x":[1,{"id":3,"y":1}]}`), func(w *told) { w.target = "/any" }), b: change(chat(`{"x":[1,{"id":4,"y":2}]}`), func(w *told) { w.target = "/any" }), want: `body, ".x[1].y": "1" in a, "2" in b`},
@@ -112,6 +113,9 @@ func TestCompare(t *testing.T) {
 		}
 		if got != c.want || n != c.more || d.Same != (c.want == "") || d.Same != (d.First == nil) {
 			t.Errorf("%s: %s\nwant %s\n%+v", c.name, got, c.want, d.Differences)
+		}
+		if c.want != "" && d.Exact {
+			t.Errorf("%s: exact", c.name)
 		}
 		if e := Compare(b, a); e.Same != d.Same || len(e.Differences) != len(d.Differences) {
 			t.Errorf("%s: otherwise in the other direction: %+v", c.name, e.Differences)

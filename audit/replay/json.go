@@ -26,14 +26,17 @@ func decode(b []byte) (any, error) {
 	return v, nil
 }
 
-// canonical returns JSON in one spelling: names in order, no white space, numbers as they are. ok is false where it is not JSON.
-func canonical(b []byte) (out []byte, ok bool) {
+// canonical returns JSON in one spelling: names in order, no white space, numbers as they are; and what is not JSON as it is.
+func canonical(b []byte) []byte {
 	v, err := decode(b)
 	if err != nil {
-		return b, false
+		return b
 	}
-	out, err = spell(v)
-	return out, err == nil
+	out, err := spell(v)
+	if err != nil {
+		return b
+	}
+	return out
 }
 
 func spell(v any) ([]byte, error) {

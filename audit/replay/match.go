@@ -52,7 +52,6 @@ func ParseMatch(s string) (Match, error) {
 type question struct {
 	method, path, query string
 	body                []byte // in one spelling, if it is JSON
-	json                bool
 	stream              bool
 	model               string
 	said                string // the user's last words
@@ -63,7 +62,7 @@ type question struct {
 func questionOf(t *transcript.Transcript) question {
 	q := question{method: t.Request.Method, stream: t.Request.Stream, model: t.Model}
 	q.path, q.query, _ = strings.Cut(t.Request.Target, "?")
-	q.body, q.json = canonical(t.Request.Body)
+	q.body = canonical(t.Request.Body)
 	for _, m := range t.Messages {
 		if q.role = m.Role; m.Role == "user" {
 			q.said = words(m.Parts)
@@ -113,7 +112,7 @@ func (q *question) is(asked *question, by Match) bool {
 	}
 	switch by {
 	case ByRequest:
-		return fits(q.query, asked.query) && q.json == asked.json && fits(string(q.body), string(asked.body))
+		return fits(q.query, asked.query) && fits(string(q.body), string(asked.body))
 	case ByMessage:
 		return q.stream == asked.stream && q.role != "" && q.role == asked.role && fits(q.model, asked.model) && fits(q.said, asked.said)
 	case InOrder:
@@ -224,6 +223,9 @@ func (m *Mock) nearest(q *question) string {
 	}
 	if r.stream != q.stream {
 		return say + map[bool]string{true: ", which was streamed; this request asks for no stream", false: ", which was not streamed; this request asks for a stream"}[r.stream]
+	}
+	if m.c.Match == ByRequest && !fits(r.query, q.query) {
+		return say + fmt.Sprintf("; the query differs: recorded %s, asked %s", short(r.query), short(q.query))
 	}
 	if m.c.Match == ByMessage && r.said != q.said {
 		return say + fmt.Sprintf("; the user's last words were %s, and are %s", short(r.said), short(q.said))

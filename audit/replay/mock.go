@@ -162,8 +162,10 @@ func play(t *transcript.Transcript) (*played, error) {
 		return nil, fmt.Errorf("%w: the session has not ended", ErrNoAnswer)
 	case t.Erased:
 		return nil, fmt.Errorf("%w: it was erased", ErrNoAnswer)
+	case !shownWhole(t, record.Request, record.Response, record.Refused):
+		return nil, fmt.Errorf("%w: not all of its request and its answer is shown", ErrNoAnswer)
 	case t.Request.Method == "" || t.Request.Target == "":
-		return nil, fmt.Errorf("%w: its request is not shown", ErrNoAnswer)
+		return nil, fmt.Errorf("%w: it has no request", ErrNoAnswer)
 	case a.Status == 0 && t.Outcome != record.Interrupted || a.Status != 0 && (a.Status < 200 || a.Status > 599):
 		return nil, fmt.Errorf("%w: its status is %d", ErrNoAnswer, a.Status)
 	}
@@ -188,6 +190,11 @@ func play(t *transcript.Transcript) (*played, error) {
 	}
 	p.Duration = p.end
 	return p, nil
+}
+
+// shownWhole says whether all fields of a session's entries of these kinds are here.
+func shownWhole(t *transcript.Transcript, kinds ...record.Kind) bool {
+	return !slices.ContainsFunc(t.Entries, func(e transcript.Entry) bool { return slices.Contains(kinds, e.Kind) && e.Shown < e.Fields })
 }
 
 // since is how long after base something was, or 0 where that is not on record.
@@ -319,7 +326,7 @@ func (m *Mock) give(w http.ResponseWriter, r *http.Request, p *played, start tim
 		return out.Flush() == nil
 	}
 	w.WriteHeader(p.Status)
-	if p.begin < p.end && !flush() {
+	if (len(p.frames) == 0 || p.frames[0].at > p.begin) && !flush() {
 		served.Left = true
 		return
 	}
@@ -333,11 +340,8 @@ func (m *Mock) give(w http.ResponseWriter, r *http.Request, p *played, start tim
 			served.Left = true
 			return
 		}
-		// What is due together goes together.
-		if i+1 < len(p.frames) && m.due(p.frames[i+1].at) <= time.Since(start) {
-			continue
-		}
-		if (i+1 < len(p.frames) || p.Cut || f.at < p.end) && !flush() {
+		// What is due by now goes together.
+		if due := i+1 < len(p.frames) && m.due(p.frames[i+1].at) <= time.Since(start); !due && !flush() {
 			served.Left = true
 			return
 		}
@@ -347,7 +351,6 @@ func (m *Mock) give(w http.ResponseWriter, r *http.Request, p *played, start tim
 		return
 	}
 	if p.Cut {
-		flush()
 		panic(http.ErrAbortHandler) // the connection is cut, and the client sees that more was due
 	}
 }

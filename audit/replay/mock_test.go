@@ -49,7 +49,7 @@ func post(t *testing.T, url, body string) (resp *http.Response, answer string, e
 // Events come at the times at which they came when they were recorded, exactly, whatever is between them, and as many times faster as
 // is asked for.
 func TestMockTimes(t *testing.T) {
-	at := []time.Duration{0, 3 * time.Millisecond, 3*time.Millisecond + 7*time.Microsecond, 250 * time.Millisecond, 4 * time.Second}
+	at := []time.Duration{2 * time.Millisecond, 3 * time.Millisecond, 3*time.Millisecond + 7*time.Microsecond, 250 * time.Millisecond, 4 * time.Second}
 	w := told{
 		target: chatPath, model: "m-1", ask: asks("m-1", "hi", true), status: 200, head: streamHead, answer: streams("a", "b", "c"),
 		events: at, first: 120 * time.Millisecond, ended: 5 * time.Second, finish: "[DONE]",
@@ -153,6 +153,33 @@ func (p *pipes) Close() error {
 
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }
 
+// An answer that did not come as a stream comes at once, when it was there; what took its time before anything was sent took it of the
+// caller, too.
+func TestMockTimesWhole(t *testing.T) {
+	whole := told{target: chatPath, model: "m-1", ask: asks("m-1", "hi", false), status: 200, head: jsonHead, answer: says("x"), first: time.Second, ended: 3 * time.Second}
+	denied := whole
+	denied.head, denied.outcome, denied.status, denied.unsent = nil, record.Denied, 403, true
+	for _, w := range []told{whole, denied} {
+		s := w.session(t)
+		synctest.Test(t, func(t *testing.T) {
+			m, err := NewMock(MockConfig{}, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			resp, err := inMemory(t, m).Post("http://localhost"+chatPath, "application/json", strings.NewReader(w.ask))
+			if err != nil {
+				t.Fatal(err)
+			}
+			head := time.Since(start)
+			b, err := io.ReadAll(resp.Body)
+			if err != nil || string(b) != w.answer || head != 3*time.Second || time.Since(start) != head {
+				t.Errorf("the head after %v, all after %v, %v: %s", head, time.Since(start), err, b)
+			}
+		})
+	}
+}
+
 // A reader that is slow makes the events late that it does not take, and none after them.
 func TestMockSlowReader(t *testing.T) {
 	w := told{
@@ -188,9 +215,8 @@ func TestMockServes(t *testing.T) {
 		head: [][2]string{{"Content-Type", "application/json"}, {"Retry-After", "7"}, {"Request-Id", "req_9"}}, answer: `{"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}`,
 	}
 	sa, sl := a.session(t), limit.session(t)
-	var mu sync.Mutex
-	var seen []Served
-	s := mock(t, MockConfig{Match: InOrder, Served: func(s Served) { mu.Lock(); seen = append(seen, s); mu.Unlock() }}, sa, sl)
+	seen := make(chan Served, 1)
+	s := mock(t, MockConfig{Match: InOrder, Served: func(s Served) { seen <- s }}, sa, sl)
 	for _, c := range []struct {
 		path, body string
 		want       record.ID
@@ -217,18 +243,17 @@ func TestMockServes(t *testing.T) {
 		if got != want.answer || resp.StatusCode != status || resp.Header.Get(MockHeader) != c.want.String() || resp.ContentLength != int64(len(got)) {
 			t.Errorf("%s %s: %s %s %v", c.path, c.body, resp.Status, got, resp.Header)
 		}
-		mu.Lock()
-		last := seen[len(seen)-1]
-		mu.Unlock()
-		if last.Session != c.want || last.By != c.by {
+		if last := <-seen; last.Session != c.want || last.By != c.by {
 			t.Errorf("%s %s: %s by %s", c.path, c.body, last.Session, last.By)
 		}
 	}
 	resp, _, _ := post(t, s.URL+"/v1/messages", limit.ask)
+	<-seen
 	if resp.Header.Get("Retry-After") != "7" || resp.Header.Get("Request-Id") != "req_9" {
 		t.Errorf("%v", resp.Header)
 	}
 	resp, _, _ = post(t, s.URL+chatPath, a.ask)
+	<-seen
 	if d := resp.Header.Get("Date"); resp.Header.Get("X-Request-Id") != "req_1" || len(resp.Header["Set-Cookie"]) > 0 || d == jsonHead[2][1] {
 		t.Errorf("%v", resp.Header)
 	}
@@ -245,6 +270,7 @@ func TestMockUnmatched(t *testing.T) {
 	}{
 		{ByRequest, chatPath, asks("m-1", "the first of none", false), `matches this request by request; the nearest of 2 is FIRST; its body differs at ".messages[0].content": recorded "\"the first of all\"", asked "\"the first of none\""`},
 		{ByMessage, chatPath, asks("m-1", "the first of none", false), `by message; the nearest of 2 is FIRST; the user's last words were "the first of all", and are "the first of none"`},
+		{ByRequest, chatPath + "?a=1", asks("m-1", "the first of all", false), "the query differs"},
 		{InOrder, "/v1/embeddings", `{}`, `of POST "/v1/chat/completions"`},
 		{ByMessage, chatPath, asks("m-1", "the second", false), "SECOND, which was streamed; this request asks for no stream"},
 		{ByRequest, chatPath, `{"model":`, "the bodies differ"},
@@ -267,6 +293,15 @@ func TestMockUnmatched(t *testing.T) {
 		if resp.Header.Get(MockHeader) != "none" || resp.Header.Get("X-Should-Retry") != "false" {
 			t.Errorf("%v", resp.Header)
 		}
+	}
+}
+
+// Nobody who asks for a stream is given anything else, or the other way round, unless the same was asked then.
+func TestMockStreamed(t *testing.T) {
+	whole := told{target: chatPath, model: "m-1", ask: asks("m-1", "hi", false), status: 200, head: jsonHead, answer: says("x")}
+	s := mock(t, MockConfig{Match: InOrder}, whole.session(t))
+	if _, got, err := post(t, s.URL+chatPath, asks("m-1", "hi", true)); err != nil || !strings.Contains(got, "which was not streamed; this request asks for a stream") {
+		t.Errorf("%v %s", err, got)
 	}
 }
 
@@ -320,6 +355,12 @@ func TestMockOrder(t *testing.T) {
 	if got := which(t, s, "hi"); !strings.Contains(got, "all_served") {
 		t.Errorf("after all: %s", got)
 	}
+	// What was served is not served again, though something else is left.
+	other := told{target: chatPath, model: "m-1", ask: asks("m-1", "ho", false), status: 200, head: jsonHead, answer: says("ho")}.session(t)
+	s1 := mock(t, MockConfig{Once: true}, all[0], other)
+	if a, b, c := which(t, s1, "hi"), which(t, s1, "hi"), which(t, s1, "ho"); a != "0" || !strings.Contains(b, "which has been served") || c != "?" {
+		t.Errorf("%s %s %s", a, b, c)
+	}
 	// Many at once: each is served once, whoever asks.
 	m, err = NewMock(MockConfig{Match: InOrder, Once: true}, all...)
 	if err != nil {
@@ -359,11 +400,11 @@ func TestMockConversation(t *testing.T) {
 	}
 	one := told{target: chatPath, model: "m-1", ask: asks("m-1", "weather?", false), status: 200, head: jsonHead, answer: says("call")}.session(t)
 	two := told{target: chatPath, model: "m-1", ask: turn("rain at 12:00"), status: 200, head: jsonHead, answer: says("it rains")}.session(t)
-	s := mock(t, MockConfig{Match: ByMessage}, two, one)
+	s := mock(t, MockConfig{Match: ByMessage}, one, two)
 	for _, c := range []struct {
 		body string
 		want record.ID
-	}{{asks("m-1", "weather?", false), one.ID}, {turn("rain at 13:00"), two.ID}, {turn("rain at 12:00"), two.ID}, {asks("m-1", "weather?", false), one.ID}} {
+	}{{turn("rain at 11:00"), two.ID}, {asks("m-1", "weather?", false), one.ID}, {turn("rain at 13:00"), two.ID}, {turn("rain at 12:00"), two.ID}, {asks("m-1", "weather?", false), one.ID}} {
 		if resp, _, err := post(t, s.URL+chatPath, c.body); err != nil || resp.Header.Get(MockHeader) != c.want.String() {
 			t.Errorf("%s: %v, %v", c.body, resp, err)
 		}
@@ -419,6 +460,50 @@ func TestMockRefused(t *testing.T) {
 	resp, got, err = post(t, s.URL+chatPath, denied.ask)
 	if err != nil || resp.StatusCode != 403 || got != denied.answer || resp.Header.Get("X-Request-Id") != b.ID.String() {
 		t.Errorf("%v %s %v", err, got, resp)
+	}
+}
+
+// Of a call that people have not decided about the caller is told to come again; what has no type is given none.
+func TestMockHeads(t *testing.T) {
+	waits := told{target: chatPath, model: "m-1", ask: asks("m-1", "hi", false), status: 409, answer: `{"type":"error"}`, outcome: record.Waiting, err: "waits"}
+	plain := told{target: "/any", ask: "x", status: 200, head: [][2]string{{"X-Request-Id", "1"}}, answer: "<html>"}
+	s := mock(t, MockConfig{}, waits.session(t), plain.session(t))
+	if resp, _, err := post(t, s.URL+chatPath, waits.ask); err != nil || resp.StatusCode != 409 || resp.Header.Get("X-Should-Retry") != "true" || resp.Header.Get("Retry-After") != "1" {
+		t.Errorf("%v %v", err, resp)
+	}
+	if resp, got, err := post(t, s.URL+"/any", "x"); err != nil || got != plain.answer || len(resp.Header["Content-Type"]) > 0 {
+		t.Errorf("%v %v", err, resp)
+	}
+}
+
+func TestFits(t *testing.T) {
+	long := strings.Repeat("x", maxMasked)
+	for _, c := range []struct {
+		recorded, asked string
+		want            bool
+	}{
+		{"", "", true}, {"a", "a", true}, {"a", "b", false},
+		{"⟦CARD⟧", "", true}, {"⟦CARD⟧", "4111", true}, {"⟦CARD:abc⟧", "4111", true}, {"⟦CARD:…1111⟧", "4111", true},
+		{"a⟦CARD⟧b", "a4111b", true}, {"a⟦CARD⟧b", "a4111", false}, {"a⟦CARD⟧b", "4111b", false}, {"a⟦CARD⟧b", "ab", true}, {"a⟦X⟧a", "a", false},
+		{"a⟦X⟧b⟦Y⟧c", "a1b2c", true}, {"a⟦X⟧b⟦Y⟧c", "a1c2b", false}, {"⟦X⟧⟦Y⟧", "12", true},
+		{"a⟦X⟧b⟦Y⟧c", `a1"b2c`, false}, {"a⟦X⟧b⟦Y⟧c", `a1b2"c`, false}, {"a⟦X⟧b", `a"b`, false},
+		{"a⟦X⟧b", "a" + long + "b", true}, {"a⟦X⟧b", "a" + long + "xb", false}, {"a⟦X⟧b⟦Y⟧c", "a" + long + "b2c", true}, {"a⟦X⟧b⟦Y⟧c", "a" + long + "xb2c", false},
+		{"⟦x⟧", "1", false}, {"⟦⟧", "1", false}, {"⟦CARD", "1", false}, {"⟦CARD:\"⟧", "1", false},
+	} {
+		if got := fits(c.recorded, c.asked); got != c.want {
+			t.Errorf("%.60q as %.60q: %v", c.recorded, c.asked, got)
+		}
+	}
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{
+		{"/", "/", true}, {"/v1/", "/", false}, {"/v1/x", "/v1/x", true}, {"/a/v1/x", "/v1/x", true}, {"/v1/x", "/a/v1/x", true}, {"/av1/x", "v1/x", false},
+		{"/v1/y", "/v1/x", false}, {"", "", true}, {"/x", "", false},
+	} {
+		if got := samePath(c.a, c.b); got != c.want {
+			t.Errorf("%s and %s: %v", c.a, c.b, got)
+		}
 	}
 }
 
@@ -519,6 +604,19 @@ func TestMockRefusesSessions(t *testing.T) {
 	gone.Entries = slices.Clone(gone.Entries)
 	for i := range gone.Entries {
 		gone.Entries[i].Fields = nil
+	}
+	part := good.session(t) // its answer's body is withheld
+	last := &part.Entries[1]
+	last.Fields = slices.Clone(last.Fields)
+	for i, f := range last.Fields {
+		if f.Shown.Name == record.FieldBody {
+			last.Fields[i] = verify.Field{Withheld: f.Shown.Hash()}
+		}
+	}
+	for s, say := range map[*verify.Session]string{&open: "has not ended", &gone: "not all", &part: "not all"} {
+		if err := Servable(*s); err == nil || !strings.Contains(err.Error(), say) {
+			t.Errorf("%s: %v", say, err)
+		}
 	}
 	odd := good
 	odd.status = 42

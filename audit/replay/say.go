@@ -16,7 +16,10 @@ import (
 // TellRequest says who asked which model how.
 func TellRequest(t *transcript.Transcript) string {
 	who := cmp.Or(t.Caller.Name, "somebody")
-	if t.Request.Method == "" {
+	switch {
+	case t.Request.Method == "" && t.Erased:
+		return "who asked what is erased"
+	case t.Request.Method == "":
 		return who + " asks; what, is not here"
 	}
 	text := fmt.Sprintf("%s asks %s: %s %s", who, cmp.Or(t.Model, t.Route, "something"), t.Request.Method, t.Request.Target)

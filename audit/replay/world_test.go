@@ -24,6 +24,7 @@ type told struct {
 	err, finish        string
 	refused            string // a code; then nothing was sent
 	upstream           string
+	unsent             bool // nothing was sent to a model
 }
 
 var epoch = time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
@@ -42,7 +43,7 @@ func (w told) session(t testing.TB) verify.Session {
 			r.Add(name, []byte(value))
 		}
 	}
-	head := [][2]string{{"Content-Type", "application/json"}, {"Authorization", "(left out)"}, {"Idempotency-Key", "k1"}, {"Openai-Beta", "x=1"}}
+	head := [][2]string{{"Content-Type", "application/json"}, {"Authorization", "(left out)"}, {"Idempotency-Key", "k1"}, {"Openai-Key", "sk-1"}, {"Openai-Beta", "x=1"}}
 	if w.anthropic {
 		head = append(head, [2]string{"Anthropic-Version", "2023-06-01"})
 	}
@@ -76,7 +77,12 @@ func (w told) session(t testing.TB) verify.Session {
 	}
 	add(&resp, record.FieldError, w.err)
 	add(&resp, record.FieldFinish, w.finish)
-	resp.Add(record.FieldTimes, spellTimes(map[string]time.Time{"received": sent, "sent": sent, "first": sent.Add(w.first), "ended": sent.Add(w.ended)}))
+	times := map[string]time.Time{"received": sent, "sent": sent, "first": sent.Add(w.first), "ended": sent.Add(w.ended)}
+	if w.unsent {
+		delete(times, "sent")
+		delete(times, "first")
+	}
+	resp.Add(record.FieldTimes, spellTimes(times))
 	if w.events != nil {
 		table, last := []byte("["), time.Duration(0)
 		parts := strings.SplitAfter(w.answer, "\n\n")

@@ -2,14 +2,17 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"text/tabwriter"
@@ -305,7 +308,38 @@ func (r *rehearsal) end() {
 	fmt.Fprintln(r.out, ".")
 }
 
-// queried returns the sessions that a query finds, the oldest first.
-func (t *tally) queried(ctx context.Context, s *source, who audit.Asker, query string) ([]record.ID, error) {
-	return nil, audit.ErrNoIndex
+// queried returns the sessions that a query finds and that have ended, the oldest first.
+func (t *tally) queried(ctx context.Context, s *source, who audit.Asker, query string) (ids []record.ID, err error) {
+	q := audit.Query{Text: query, Most: audit.MaxHits}
+	for {
+		path := "search?" + url.Values{"q": {q.Text}, "after": {q.After}, "most": {strconv.Itoa(q.Most)}}.Encode()
+		raw, err := t.ask(ctx, s, who, record.ID{}, path, func(ctx context.Context, desk *audit.Desk) ([]byte, error) {
+			page, err := desk.Search(ctx, who, q)
+			if err != nil {
+				return nil, err
+			}
+			return json.Marshal(page)
+		})
+		if err != nil {
+			return nil, err
+		}
+		var page audit.Page
+		if err := json.Unmarshal(raw, &page); err != nil {
+			return nil, fmt.Errorf("what the search answered: %w", err)
+		}
+		for _, h := range page.Hits {
+			if h.Outcome != "open" {
+				ids = append(ids, h.Session)
+			}
+		}
+		switch q.After = page.Next; {
+		case len(ids) > maxMocked:
+			return nil, fmt.Errorf("the query finds more than %d sessions; narrow it", maxMocked)
+		case len(ids) == 0 && q.After == "":
+			return nil, errors.New("the query finds no session that has ended")
+		case q.After == "":
+			slices.Reverse(ids)
+			return ids, nil
+		}
+	}
 }

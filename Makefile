@@ -42,7 +42,7 @@ endif
 CRASHES ?= 200
 FUZZTIME ?= 30s
 # Modules of their own that bring in code we did not write: official SDKs, identity providers, other logs' checkers.
-PEERS := gateway/peers gateway/peers/openid tlog/peers witness/peers keys/peers keys/peers/transit audit/peers bench/peers
+PEERS := gateway/peers gateway/peers/openid tlog/peers witness/peers keys/peers keys/peers/transit audit/peers bench/peers cmd/peers
 
 test:
 	@[ "$$CI" != true ] || $(MAKE) --no-print-directory browser

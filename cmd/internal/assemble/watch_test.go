@@ -2,6 +2,7 @@ package assemble
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/tallystick/tallystick/cmd/internal/config"
 	"github.com/tallystick/tallystick/keys/file"
@@ -207,19 +210,52 @@ func metrics(t *testing.T, url string) map[string]float64 {
 	return out
 }
 
-// rules holds cmd/tally/alerts.yaml against the metrics there are.
-func rules(t *testing.T, collectors ...prometheus.Collector) {
+// rules holds the rules and the dashboard of cmd/tally against the metrics there are, which are listed beside them. What their
+// expressions are worth otherwise is looked at in cmd/peers.
+func rules(t *testing.T, theirs ...prometheus.Collector) {
 	t.Helper()
+	var lines []string
 	there := make(map[string]bool)
-	for _, c := range collectors {
+	for _, c := range append(theirs, newMeter(nil), newRest(nil), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})) {
 		descs := make(chan *prometheus.Desc)
 		go func() {
 			defer close(descs)
 			c.Describe(descs)
 		}()
 		for d := range descs {
-			there[regexp.MustCompile(`fqName: "(\w+)"`).FindStringSubmatch(d.String())[1]] = true
+			m := described.FindStringSubmatch(d.String())
+			if m == nil {
+				t.Fatalf("%s", d)
+			}
+			if there[m[1]] = true; !strings.HasPrefix(m[1], "go_") && !strings.HasPrefix(m[1], "process_") {
+				var labels []string
+				for _, l := range labelled.FindAllStringSubmatch(m[3]+" "+strings.ReplaceAll(m[4], "<nil>", ""), -1) {
+					labels = append(labels, l[1])
+				}
+				lines = append(lines, fmt.Sprintf("%s{%s}\t%s\n", m[1], strings.Join(labels, ","), m[2]))
+			}
 		}
+	}
+	slices.Sort(lines)
+	list := "# What `tally serve` tells at GET /metrics on the address of ops, and tally-witness on its own, beside what is usual of a process in\n# Go (go_ and process_).\n" + strings.Join(slices.Compact(lines), "")
+	const path = "../../tally/metrics.txt"
+	if os.Getenv("WRITE_METRICS") != "" {
+		if err := os.WriteFile(path, []byte(list), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if kept, err := os.ReadFile(path); err != nil || string(kept) != list {
+		t.Errorf("%s is not what there is (%v); WRITE_METRICS=1 writes it", path, err)
+	}
+
+	known := func(where, expr string) (n int) {
+		for _, m := range regexp.MustCompile(`\b(?:tally|gen_ai_client|go|process)_\w+`).FindAllString(expr, -1) {
+			base := regexp.MustCompile(`_(?:bucket|sum|count)$`).ReplaceAllString(m, "")
+			if n++; !there[m] && !there[base] {
+				t.Errorf("%s: there is no metric %s", where, m)
+			}
+		}
+		return n
 	}
 	text, err := os.ReadFile("../../tally/alerts.yaml")
 	if err != nil {
@@ -240,19 +276,38 @@ func rules(t *testing.T, collectors ...prometheus.Collector) {
 	n := 0
 	for _, g := range f.Groups {
 		for _, r := range g.Rules {
-			named := regexp.MustCompile(`tally_\w+`).FindAllString(r.Expr, -1)
-			if len(named) == 0 || r.Alert == "" || r.Labels["severity"] == "" || r.Annotations["summary"] == "" {
+			found := known(r.Alert, r.Expr)
+			if n += found; found == 0 || r.Alert == "" || r.Labels["severity"] == "" || r.Annotations["summary"] == "" {
 				t.Errorf("%s: a rule that says too little: %+v", g.Name, r)
-			}
-			for _, m := range named {
-				n++
-				if !there[m] {
-					t.Errorf("%s: there is no metric %s", r.Alert, m)
-				}
 			}
 		}
 	}
-	if n < 10 {
-		t.Errorf("%d metrics in all rules: this test sees nothing", n)
+	if text, err = os.ReadFile("../../tally/dashboard.json"); err != nil {
+		t.Fatal(err)
+	}
+	var board struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(text, &board); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range board.Panels {
+		for _, x := range p.Targets {
+			found := known(p.Title, x.Expr)
+			if n += found; found == 0 {
+				t.Errorf("%s: %s", p.Title, x.Expr)
+			}
+		}
+	}
+	if n < 60 {
+		t.Errorf("%d metrics in all rules and panels: this test sees nothing", n)
 	}
 }
+
+var (
+	described = regexp.MustCompile(`^Desc\{fqName: "(\w+)", help: "(.*)", constLabels: \{(.*)\}, variableLabels: (.*)\}$`)
+	labelled  = regexp.MustCompile(`([a-z_]+)(?:="[^"]*")?`)
+)

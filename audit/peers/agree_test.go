@@ -425,6 +425,14 @@ func TestBrowserAgrees(t *testing.T) {
 		"a policy with a key's other id":  strings.Replace(policy, "+31a213e6+", "+31a213e7+", 1),
 		"a policy with its keys changed":  strings.Replace(policy, "log log.example/test", "log log.example/tesT", 1),
 		"a witness alone":                 strings.Replace(policy, "quorum g", "quorum w1", 1),
+		"a policy cut off in a comment":   policy + "# cut",
+		"a policy with a member twice":    strings.Replace(policy, "all w0 w1", "any w0 w0", 1),
+		"a policy with a member of two":   strings.Replace(policy, "quorum g", "group h any w0 w1\nquorum h", 1),
+		"a policy with a group of none":   strings.Replace(policy, "all w0 w1", "any none", 1),
+		"a policy of a witness as a log":  "log" + strings.TrimPrefix(strings.SplitAfter(policy, "\n")[1], "witness w0") + "quorum none\n",
+		"a policy of a log as a witness":  "witness w" + strings.TrimPrefix(strings.SplitAfter(policy, "\n")[0], "log") + "quorum w\n",
+		"a policy with a name twice":      strings.Replace(policy, "witness w1", "witness w0", 1),
+		"a policy with a zero in front":   strings.Replace(policy, "group g all", "group g 02", 1),
 		"nothing":                         "",
 	} {
 		add(name, "", p, func(day, _ *bundle) *bundle { return day })

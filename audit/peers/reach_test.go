@@ -192,3 +192,45 @@ func TestByKeysAlone(t *testing.T) {
 		t.Errorf("the caller: %d %v", a.status, a.err)
 	}
 }
+
+// What somebody is shown a way to, he may see; and what he may not, he is told so, with where to go on.
+func TestRolesInTheBrowser(t *testing.T) {
+	d := theDemo(t)
+	session := d.mustAsk(t, nil, d.chat("Who may read this?"))
+	for _, c := range []struct {
+		who         string
+		reads, uses string // what is on the page of a session, and what he may not open
+	}{
+		{"ada", "#out", ""},
+		{"victor", "#proof", "/approvals /trail"},
+		{"paula", "", "/search /trail /settings"},
+		{"audrey", "#out", "/approvals"},
+		{"adam", "", "/search /approvals"},
+	} {
+		p := d.as(t, c.who, "to see what a "+c.who+" sees")
+		p.visit("/")
+		for _, path := range eval[[]string](p.tab, `[...document.querySelectorAll(".pages a")].map((a) => a.getAttribute("href"))`) {
+			p.visit(path)
+			if h := p.text("h1"); h == "" || h == "Not in your role" {
+				t.Errorf("%s is shown the way to %s: %q", c.who, path, h)
+			}
+		}
+		for _, path := range strings.Fields(c.uses) {
+			p.visit(path)
+			if h := p.text("h1"); h != "Not in your role" || eval[int](p.tab, `document.querySelectorAll("main a").length`) == 0 {
+				t.Errorf("%s opens %s: %q", c.who, path, h)
+			}
+		}
+		if c.reads == "" {
+			p.visit("/sessions/" + session)
+			if body := p.text("main"); strings.Contains(body, "Who may read this?") {
+				t.Errorf("%s reads a session: %s", c.who, body)
+			}
+			continue
+		}
+		p.found("/sessions/"+session, "Who may read this?")
+		if !eval[bool](p.tab, fmt.Sprintf("document.querySelector(%q) !== null", c.reads)) || c.reads == "#proof" && eval[bool](p.tab, `document.querySelector("#out") !== null`) {
+			t.Errorf("%s sees another page of a session than he should", c.who)
+		}
+	}
+}

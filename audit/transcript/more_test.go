@@ -141,10 +141,13 @@ func TestNotThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if x := Of(gone); x.Erased || len(x.Notes) != 2 {
+		t.Errorf("not here: %+v", x)
+	}
 	gone.Entries = append(gone.Entries, verify.Entry{Index: 99, Bytes: b, Fields: verify.Fields(r, func(string) bool { return true })})
 	x := Of(gone)
 	holds(t, x)
-	if !x.Erased || x.Outcome != record.Complete || len(x.Erasures) != 1 || x.Erasures[0].Actor != "ann" || x.Erasures[0].Basis != "Article 17" || len(x.Notes) != 2 || x.Entries[0].Fields != 15 || x.Entries[0].Shown != 0 || x.Text() != "" {
+	if !x.Erased || x.Outcome != record.Complete || len(x.Erasures) != 1 || x.Erasures[0].Actor != "ann" || x.Erasures[0].Basis != "Article 17" || len(x.Notes) != 0 || x.Entries[0].Fields != 15 || x.Entries[0].Shown != 0 || x.Text() != "" {
 		t.Errorf("erased: %+v", x)
 	}
 	disclosed := verify.Session{ID: whole.ID}

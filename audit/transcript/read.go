@@ -27,6 +27,7 @@ type reader struct {
 	t    *Transcript
 	left int // how many more parts it may make
 
+	missing []Entry        // whose records are not here
 	events  []record.Event // the table; nil where there is none, or none that is the body's
 	drafts  []*draft       // of replies
 	choices map[int]*draft
@@ -43,6 +44,11 @@ func Of(s verify.Session) *Transcript {
 	}
 	if len(s.Entries) == 0 {
 		r.note("the session has no entries here")
+	}
+	if !t.Erased { // or else that says it
+		for _, e := range r.missing {
+			r.note("the record of entry %d, %s, is not here", e.Index, e.Kind)
+		}
 	}
 	r.request()
 	r.answer()
@@ -186,7 +192,7 @@ func (r *reader) entry(of *verify.Entry) {
 			Time: e.Time, Cause: e.Reason, Actor: f.text(record.FieldActor), Reason: f.text(record.FieldReason), Basis: f.text(record.FieldBasis),
 		})
 	case len(of.Fields) == 0 && e.Fields > 0:
-		r.note("the record of entry %d, %s, is not here", of.Index, e.Kind)
+		r.missing = append(r.missing, t.Entries[len(t.Entries)-1])
 	case f.shown < len(of.Fields):
 		r.note("of the record of entry %d, %s, %d of %d fields are withheld", of.Index, e.Kind, len(of.Fields)-f.shown, len(of.Fields))
 	}

@@ -152,7 +152,7 @@ func showHead(out io.Writer, x *transcript.Transcript) {
 		line("masked", "%s", text)
 	}
 	for _, e := range x.Erasures {
-		line("erased", "%s, for %s: %s; %s; on the ground of %s", day(e.Time), e.Cause, cmp.Or(e.Actor, "somebody"), e.Reason, e.Basis)
+		line("erased", "%s by %s: %s; on the ground of %s", day(e.Time), cmp.Or(e.Actor, "a rule of retention"), cmp.Or(e.Reason, e.Cause), cmp.Or(e.Basis, "nothing that is here"))
 	}
 	for _, n := range x.Notes {
 		line("note", "%s", n)

@@ -51,6 +51,8 @@ type Config struct {
 	// Hosts are the names by which the console is reached, as a browser sends them: host, or host:port where the port is not that of
 	// the scheme. A request for any other is refused. At least one.
 	Hosts []string
+	// Secure says that people come by https, to here or to whoever passes their requests on, so that cookies are for https alone.
+	Secure bool
 	// SignIn says who is there.
 	SignIn SignIn
 	// Approvals are the calls that wait for a yes; nil for a console without them.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -50,13 +51,13 @@ func (o *Console) search(v *visit) error {
 		terms = append(terms, name+":"+quoted(value))
 	}
 	if value := strings.TrimSpace(f.Get("value")); value != "" {
-		if !page.Quiet {
-			return fmt.Errorf("%w: a value that is looked for does not stand in an address, which others may see; use the form", errAsked)
-		}
 		page.Fields["value"] = value
 		terms = append(terms, "value:"+quoted(value))
 	}
 	page.Query = strings.Join(terms, " ")
+	if !page.Quiet && valueTerm.MatchString(page.Query) {
+		return fmt.Errorf("%w: %w", errAsked, errValue)
+	}
 	if id, err := record.ParseID(strings.ToLower(page.Query)); err == nil { // it can only mean one thing
 		http.Redirect(v.w, v.req, "/sessions/"+id.String(), http.StatusSeeOther)
 		return nil
@@ -77,6 +78,9 @@ func (o *Console) search(v *visit) error {
 	}
 	return o.show(v, status, "search", "Search", page)
 }
+
+// valueTerm finds a term of a query that is about a value.
+var valueTerm = regexp.MustCompile(`(?i)(?:^|\s)-?value:`)
 
 // quoted puts a value of the form in quotes where the query's language would take it apart.
 func quoted(s string) string {

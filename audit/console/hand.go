@@ -84,6 +84,7 @@ type erasePage struct {
 	ID    record.ID
 	Fate  audit.Fate
 	May   bool // it can be erased
+	Held  bool // there is something of it
 	Done  bool // it was tried
 	Basis string
 }
@@ -100,6 +101,7 @@ func (o *Console) erasing(v *visit) error {
 		return err
 	}
 	page.May = page.Fate.Fate == audit.Would
+	page.Held = page.May || page.Fate.Fate == audit.Kept
 	return o.show(v, http.StatusOK, "erase", "Erase a session", page)
 }
 

@@ -100,6 +100,7 @@ var (
 	errHead      = errors.New("a page that shows records answers to GET alone")
 	errWhy       = errors.New("say in a few words why you look; it goes on record")
 	errAsked     = errors.New("what was asked for cannot be read")
+	errValue     = errors.New("a value that is looked for does not stand in an address, which browsers and proxies keep; use the form for values that are masked")
 	errSure      = errors.New("the box that says that you are sure was not ticked, so nothing was erased")
 )
 
@@ -176,6 +177,8 @@ func (o *Console) fail(v *visit, err error) {
 		p.Back, p.Label = "/sessions/"+url.PathEscape(v.req.PathValue("session")), "The session"
 	case strings.HasPrefix(v.here, "/approvals"):
 		p.Back, p.Label = "/approvals", "What waits"
+	case v.here == "/sessions/{session}" && errors.Is(err, audit.ErrRole) && v.who.Roles.Any(audit.Erase.May()):
+		p.Back, p.Label = "/sessions/"+url.PathEscape(v.req.PathValue("session"))+"/erase", "What you may do with it"
 	case v.here == "/search":
 		p.Back, p.Label = "/search", "Search"
 	case v.who.Name != "" && v.who.Roles == 0:

@@ -274,17 +274,12 @@ func (o *Console) reasonOf(v *visit) string {
 
 // keepReason has the browser keep a reason; "" for none any more.
 func (o *Console) keepReason(v *visit, why string) {
-	k := &http.Cookie{Name: whyCookie, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: v.req.TLS != nil || behindTLS(v.req), MaxAge: -1}
+	k := &http.Cookie{Name: whyCookie, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: o.c.Secure, MaxAge: -1}
 	if why != "" {
 		b, _ := json.Marshal(stated{v.who.Name, why, o.now().Add(whyLasts).Unix()})
 		k.Value, k.MaxAge = base64.RawURLEncoding.EncodeToString(b), 0 // until the browser is closed
 	}
 	http.SetCookie(v.w, k)
-}
-
-// behindTLS says whether the browser came by https to somebody who passes its requests on: its own word, in Origin.
-func behindTLS(req *http.Request) bool {
-	return strings.HasPrefix(req.Header.Get("Origin"), "https://")
 }
 
 // goodReason says what is wrong with a reason.

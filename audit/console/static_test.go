@@ -292,7 +292,7 @@ func TestChanges(t *testing.T) {
 		gone = true
 		return nil
 	}
-	if all := event(); len(all) != 1 || all[0].ID != id.String() || all[0].Caller != "<b>alice</b>" || all[0].Yes == nil {
+	if all := event(); len(all) != 1 || all[0].ID != id.String() || all[0].Caller != "<b>alice</b>" {
 		t.Fatalf("at first: %+v", all)
 	}
 	w.waiting.mu.Lock()

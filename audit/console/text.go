@@ -44,6 +44,18 @@ func spans(s string) []span {
 	return all
 }
 
+// shownText is how a recorded text stands in a page, without the marks: for a module, which can only write text.
+func shownText(s string) string {
+	var b strings.Builder
+	for _, p := range spans(s) {
+		if p.Kind == "odd" {
+			p.Text = "[" + p.Text + "]"
+		}
+		b.WriteString(p.Text)
+	}
+	return b.String()
+}
+
 // seen appends the spans of a text without masks.
 func seen(all []span, s string) []span {
 	from, marks := 0, 0

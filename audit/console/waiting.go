@@ -110,17 +110,19 @@ const beat = 15 * time.Second
 
 // A waits is a call that waits as the module on the page is told of it: text, which it writes as text.
 type waits struct {
-	ID     string    `json:"id"`
-	State  string    `json:"state"`
-	Yours  bool      `json:"yours"`
-	Caller string    `json:"caller"`
-	Route  string    `json:"route"`
-	Model  string    `json:"model"`
-	Rule   string    `json:"rule"`
-	Need   int       `json:"need"`
-	Yes    []string  `json:"yes"`
-	Asked  time.Time `json:"asked"`
-	Until  time.Time `json:"until"`
+	ID      string    `json:"id"`
+	State   string    `json:"state"`
+	Open    bool      `json:"open"`
+	Yours   bool      `json:"yours"`
+	Caller  string    `json:"caller"`
+	Route   string    `json:"route"`
+	Model   string    `json:"model"`
+	Rule    string    `json:"rule"`
+	Message string    `json:"message"`
+	Need    int       `json:"need"`
+	Yes     int       `json:"yes"` // how many have said it
+	Asked   time.Time `json:"asked"`
+	Until   time.Time `json:"until"`
 }
 
 // changes is a stream of events (text/event-stream): each is the whole list, as it is after a change.
@@ -128,12 +130,15 @@ func (o *Console) changes(v *visit) error {
 	if o.c.Approvals == nil {
 		return errNoApprovals
 	}
+	v.w.Header().Set("Content-Type", "text/event-stream")
+	if v.req.Method == http.MethodHead {
+		return nil
+	}
+	v.w.Header().Set("X-Accel-Buffering", "no")
 	ctx, cancel := context.WithCancel(v.req.Context())
 	defer cancel()
 	changed := o.c.Approvals.Changes(ctx)
 	rc := http.NewResponseController(v.w)
-	v.w.Header().Set("Content-Type", "text/event-stream")
-	v.w.Header().Set("X-Accel-Buffering", "no")
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
 	for first := true; ; first = false {
@@ -164,11 +169,7 @@ func (o *Console) changes(v *visit) error {
 			}
 			all := []waits{}
 			for _, a := range list {
-				yes := a.Yes
-				if yes == nil {
-					yes = []string{}
-				}
-				all = append(all, waits{a.ID.String(), a.State, a.Yours, who(a.Caller, a.Email), a.Route, a.Model, a.Rule, a.Need, yes, a.Asked, a.Until})
+				all = append(all, waits{a.ID.String(), a.State, a.Open, a.Yours, shownText(who(a.Caller, a.Email)), shownText(a.Route), shownText(a.Model), shownText(a.Rule), shownText(a.Message), a.Need, len(a.Yes), a.Asked, a.Until})
 			}
 			b, err := json.Marshal(all)
 			if err != nil {

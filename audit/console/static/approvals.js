@@ -41,14 +41,21 @@ function row(a) {
     by.append(recorded(a.route));
     what.append(" ", by);
   }
+  const rule = cell("Rule", recorded(a.rule));
+  if (a.message) {
+    const says = element("span", undefined, "soft");
+    says.append(recorded(a.message));
+    rule.append(element("br"), says);
+  }
   let go;
   if (a.yours) go = element("span", "your own", "badge calm");
+  else if (!a.open) go = element("span", a.state, "badge calm");
   else {
     go = element("a", "Look and decide", "button");
     go.href = "/approvals/" + encodeURIComponent(a.id);
   }
-  tr.append(cell("Asked", when(a.asked)), cell("Caller", strong), what, cell("Rule", recorded(a.rule)),
-    cell("Yes", `${a.yes.length} of ${a.need}`), cell("Until", when(a.until)), cell("", go));
+  tr.append(cell("Asked", when(a.asked)), cell("Caller", strong), what, rule,
+    cell("Yes", `${a.yes} of ${a.need}`), cell("Until", when(a.until)), cell("", go));
   return tr;
 }
 

@@ -325,7 +325,13 @@ func (d *demonstration) run(ctx context.Context) error {
 		}
 		witnessed <- err
 	}()
-	go func() { served <- h.Run(ctx, at) }()
+	go func() {
+		err := h.Run(ctx, at)
+		if err != nil {
+			cancel()
+		}
+		served <- err
+	}()
 
 	vars := []struct{ key, value string }{
 		{"GATEWAY_URL", d.url(calls)}, {"LOG_URL", d.url(reads)}, {"CONSOLE_URL", console}, {"API_KEY", d.apiKey}, {"APPROVER_KEY", d.yesKey}, {"POLICY", policy},

@@ -36,7 +36,7 @@ func (h *House) addConsole(c *config.Config, known *identity) error {
 		return fmt.Errorf("console.public: %w", err)
 	}
 	out := console.Config{
-		Desk: h.desk, Log: h.Vault.Log, Hosts: append([]string{public.Host}, k.Hosts...),
+		Desk: h.desk, Log: h.Vault.Log, Hosts: append([]string{public.Host}, k.Hosts...), Secure: public.Scheme == "https",
 		Health: h.checks, Numbers: h.numbers, Settings: func() []console.Setting { return settings(c) }, Software: h.env.Software, Logger: h.env.Logger,
 	}
 	if c.Gateway.Approvals != nil {

@@ -55,6 +55,7 @@ VAULT_ADDR and VAULT_TOKEN name, in its engines transit/ and secret/ (KV v2).
 	calls := fs.String("gateway", "127.0.0.1:8080", "the gateway's `address`; port 0 takes a free one")
 	reads := fs.String("log", "127.0.0.1:8081", "the log's `address`; port 0 takes a free one")
 	console := fs.String("console", consoleAddress, "the console's `address` on this machine; port 0 takes a free one, as does the usual one if it is in use")
+	ops := fs.String("ops", "", "where metrics and readiness are told, an `address` on this machine; port 0 takes a free one")
 	noSamples := fs.Bool("no-samples", false, "make no calls")
 	inVault := fs.Bool("vault", false, "keep keys and anchor in Vault")
 	if _, err := parse(fs, args, 0, 0); err != nil {
@@ -69,7 +70,7 @@ VAULT_ADDR and VAULT_TOKEN name, in its engines transit/ and secret/ (KV v2).
 	}
 	// What the last run left says where nothing answers any more.
 	os.Remove(filepath.Join(dir, demoEnv))
-	d := &demonstration{tally: t, dir: dir, samples: !*noSamples, inVault: *inVault, console: *console, others: make(map[string]string)}
+	d := &demonstration{tally: t, dir: dir, samples: !*noSamples, inVault: *inVault, console: *console, ops: *ops, others: make(map[string]string)}
 	if err := d.settle(ctx, *calls, *reads); err != nil {
 		return err
 	}
@@ -87,6 +88,7 @@ type demonstration struct {
 	yesKey  string            // of who says yes
 	others  map[string]string // keys of the sample calls' other callers, which live as long as the process
 	console string            // where it is to listen
+	ops     string            // where metrics are told; "" for nowhere
 	model   net.Listener      // the fake model's
 	witness *onlooker
 	logKey  string // the log's verifier key
@@ -302,6 +304,9 @@ func (d *demonstration) run(ctx context.Context) error {
 		d.c.Console = &config.Console{Listen: at.Console.Addr().String(), Public: console, Hosts: []string{"localhost:" + port}}
 		env.Personas = demoPersonas
 	}
+	if at.Ops != nil {
+		d.c.Ops = config.Ops{Listen: at.Ops.Addr().String(), Models: []string{gatewaytest.ChatModel, gatewaytest.EmbeddingModel, askedModel}}
+	}
 	h, err := assemble.Build(d.c, env)
 	if err != nil {
 		return err
@@ -335,6 +340,9 @@ func (d *demonstration) run(ctx context.Context) error {
 
 	vars := []struct{ key, value string }{
 		{"GATEWAY_URL", d.url(calls)}, {"LOG_URL", d.url(reads)}, {"CONSOLE_URL", console}, {"API_KEY", d.apiKey}, {"APPROVER_KEY", d.yesKey}, {"POLICY", policy},
+	}
+	if at.Ops != nil {
+		vars = append(vars, struct{ key, value string }{"OPS_URL", d.url(at.Ops)})
 	}
 	if d.real == "" {
 		vars = append(vars, struct{ key, value string }{"MODEL", gatewaytest.ChatModel})
@@ -378,7 +386,7 @@ func (d *demonstration) run(ctx context.Context) error {
 // ports opens the demo's ports.
 func (d *demonstration) ports() (at assemble.Listeners, err error) {
 	defer func() {
-		for _, ln := range []net.Listener{at.Calls, at.Reads, at.Console} {
+		for _, ln := range []net.Listener{at.Calls, at.Reads, at.Ops, at.Console} {
 			if err != nil && ln != nil {
 				ln.Close()
 			}
@@ -389,6 +397,11 @@ func (d *demonstration) ports() (at assemble.Listeners, err error) {
 	}
 	if at.Reads, err = listen("--log", d.c.Listen); err != nil {
 		return at, err
+	}
+	if d.ops != "" {
+		if at.Ops, err = listen("--ops", d.ops); err != nil {
+			return at, err
+		}
 	}
 	if d.console == "" {
 		return at, nil
@@ -448,6 +461,9 @@ func (d *demonstration) show(gatewayURL, logURL, console, policy, session string
 		fmt.Fprintf(out, "\nOpen %s/ in a browser: %s. Anybody on this machine is let in,\nas %s, who may do everything; %s/login/ has others to be.\n", console, what, demoPersonas[0].Name, console)
 	}
 	fmt.Fprintf(out, "\nThe gateway is at %s, the log at %s; both run until you press Ctrl-C.\n", gatewayURL, logURL)
+	if d.c.Ops.Listen != "" {
+		fmt.Fprintf(out, "How they do is told at http://%s/metrics, and in words at /readyz.\n", d.c.Ops.Listen)
+	}
 	if d.real != "" {
 		fmt.Fprintf(out, "It stands before %s, with the key in OPENAI_API_KEY.\n", d.real)
 	}

@@ -479,6 +479,16 @@ func (w witness) Sign(msg []byte) ([]byte, error) {
 	return append(binary.BigEndian.AppendUint64(nil, at), ed25519.Sign(w.key, fmt.Appendf(nil, "cosignature/v1\ntime %d\n%s", at, msg))...), nil
 }
 
+func sign(t *testing.T, name string, at time.Time) witness {
+	t.Helper()
+	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte(name[:1]), ed25519.SeedSize))
+	s, err := tlog.NewCosigner(name, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return witness{s, key, at}
+}
+
 // retell makes another log of what a bundle tells, in which everything is right but what edit did to it: entries are changed before
 // they are hashed, and what refers to them follows. It returns nil where what edit made can be no entry.
 func retell(t *testing.T, b *verify.Bundle, edit func(entries []*verify.Entry, is []*record.Entry), signers ...note.Signer) *verify.Bundle {
@@ -577,14 +587,6 @@ func TestBrowserAgreesAboutStories(t *testing.T) {
 	dice := rand.New(rand.NewPCG(seed, 2))
 	day, approvals, _, alone := load(t)
 	_, logKey := tlogtest.Key(tlogtest.Origin)
-	sign := func(name string, at time.Time) witness {
-		key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte(name[:1]), ed25519.SeedSize))
-		s, err := tlog.NewCosigner(name, key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return witness{s, key, at}
-	}
 	began := time.Date(2026, 11, 2, 9, 30, 0, 0, time.UTC)
 	pick := func(words ...string) string { return words[dice.IntN(len(words))] }
 	var matters []matter
@@ -672,7 +674,7 @@ func TestBrowserAgreesAboutStories(t *testing.T) {
 			names := []string{"a.example/w", "b.example/w", "c.example/w"}
 			var members []string
 			for k, name := range names {
-				w := sign(name, began.Add(time.Duration(dice.IntN(20)-8)*time.Minute))
+				w := sign(t, name, began.Add(time.Duration(dice.IntN(20)-8)*time.Minute))
 				policy += fmt.Sprintf("witness w%d %s\n", k, w.VerifierKey())
 				members = append(members, fmt.Sprintf("w%d", k))
 				if dice.IntN(5) > 0 {
@@ -721,7 +723,16 @@ func TestBrowserDoesNotGuess(t *testing.T) {
 	signature := func(signed []byte) []byte { return signed[bytes.LastIndex(signed, []byte("— pq.example/w")):] }
 	b.Checkpoint = bytes.Replace(b.Checkpoint, signature(b.Checkpoint), signature(other), 1)
 	open := []string{string(verify.CheckpointCosigned)}
+	// A witness that can be checked, long before anything happened: when the other one saw the tree is not known here.
+	early := sign(t, "early.example/w", time.Date(2026, 11, 2, 1, 0, 0, 0, time.UTC))
+	both := write(t, retell(t, day, func([]*verify.Entry, []*record.Entry) {}, pq, early))
+	of := policy + "witness early " + early.VerifierKey() + "\ngroup g all pq early\nquorum g\n"
+	// A time of nothing is none, however well it is signed.
+	never := sign(t, "never.example/w", time.Unix(0, 0))
+	zero := write(t, retell(t, day, func([]*verify.Entry, []*record.Entry) {}, never))
 	agree(t, []matter{
+		{name: "with another", bundle: both, policy: of, open: open},
+		{name: "never", bundle: zero, policy: "log " + logKey + "\nwitness never " + never.VerifierKey() + "\nquorum never\n", claim: verify.CheckpointCosigned},
 		{name: "asked for", bundle: good, policy: policy + "quorum pq\n", open: open},
 		{name: "not asked for", bundle: good, policy: policy + "quorum none\n", open: open},
 		{name: "of another tree", bundle: write(t, b), policy: policy + "quorum none\n", open: open},

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/tallystick/tallystick/audit"
+	"github.com/tallystick/tallystick/cmd/internal/config"
 	"github.com/tallystick/tallystick/gateway/gatewaytest"
 )
 
@@ -279,6 +281,33 @@ func TestReadmeShown(t *testing.T) {
 		if out, errs, code := do(strings.Fields(names.Replace(commands[i][2]))...); code != 0 || !strings.Contains(out, want) || strings.Contains(out, "4111") {
 			t.Errorf("%s: exit %d\n%s%s", commands[i][0], code, out, errs)
 		}
+	}
+}
+
+// The README's console is one that a configuration can have, with the README's way to log in.
+func TestReadmeConsole(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(from string) string {
+		t.Helper()
+		_, rest, ok := strings.Cut(string(text), "\n    "+from)
+		yaml, _, end := strings.Cut("    "+from+rest, "\n\n")
+		if !ok || !end {
+			t.Fatalf("the README has no %s any more", from)
+		}
+		return regexp.MustCompile(`(?m)^    `).ReplaceAllString(yaml, "") + "\n"
+	}
+	console, identity := block("console:\n"), block("gateway:\n      tls:")
+	base := "log: local:log\norigin: log.example/x\nkey: k\nanchor: dir:a\nlisten: :0\ndata_keys: {dir: r, kek: k}\n" + console + identity +
+		"  id: gw-1\n  listen: :0\n  journal: j\n  routes: [{name: openai, api: openai, upstream: \"https://api.openai.com\"}]\n"
+	c, err := config.Parse([]byte(base), "/etc/tally")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, base)
+	}
+	if got := c.Console.RolesOf("okta:1", []string{"compliance", "support"}); got != audit.Viewer|audit.Auditor {
+		t.Errorf("compliance and support are %s", got)
 	}
 }
 

@@ -162,8 +162,8 @@ func requestOf(t *transcript.Transcript, to Target) (*http.Request, []string, er
 // leftOut begins what a gateway writes down in the place of a body that it could not mask.
 const leftOut = "(left out:"
 
-// repeated are the headers of a request that are sent again; a name that ends in '-' stands for all that begin so. What names a call, such as
-// an idempotency key or a trace, does not: this is another call.
+// repeated are the headers of a request that are sent again; a name that ends in '-' stands for all that begin so. What names a call,
+// such as an idempotency key or a trace, is not among them: this is another call.
 var repeated = []string{"accept", "accept-language", "content-type", "content-encoding", "openai-", "anthropic-"}
 
 // sameService says whether a URL leads to the host that a recorded call went to.
@@ -229,7 +229,7 @@ func endedWell(t *transcript.Transcript) bool {
 // errTooMuch says that an answer is over its limit.
 var errTooMuch = errors.New("the answer is over the limit")
 
-// read reads an answer, and of a stream of events when each was there: the table of FORMAT.md §3.1. cut says why the answer ended before its
+// read reads an answer, and of a stream of events when each was there, as a record has it. cut says why the answer ended before its
 // end.
 func read(resp *http.Response, first time.Time, most int64) (body, table []byte, cut error) {
 	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
@@ -295,7 +295,8 @@ type splitter struct {
 	seen int // up to here there is no end of that line
 }
 
-// next returns the end of the next event of b, the blank line included, which is the beginning of the one after; 0 while that has not come.
+// next returns the end of the next event of b, the blank line included, which is the beginning of the one after; 0 while that has not
+// come.
 func (s *splitter) next(b []byte) int {
 	for {
 		i := bytes.IndexAny(b[s.seen:], "\r\n")

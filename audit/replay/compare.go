@@ -12,17 +12,17 @@ import (
 	"github.com/tallystick/tallystick/tlog/record"
 )
 
-// A Diff is two answers held against each other. What a model makes anew for every answer, and what says nothing of what was answered, is not
-// compared: ids, times, fingerprints, how a stream was divided. Where a value is masked in one of the two, whatever stands there in
-// the other is taken to be the same.
+// A Diff is two answers held against each other. What a model makes anew for every answer, and what says nothing of what was answered,
+// is not compared: ids, times, fingerprints, how a stream was divided. Where a value is masked in one of the two, whatever stands
+// there in the other is taken to be the same.
 type Diff struct {
 	// Same says that nothing differs that counts. Exact says that, and that the bodies are the same to the byte.
 	Same  bool `json:"same"`
 	Exact bool `json:"exact"`
 	// First is the weightiest difference that counts; nil where Same.
 	First *Difference `json:"first,omitempty"`
-	// Differences are all of them, the weightiest first: how the answers ended, status, head, choices, tool calls, text, finish, usage, and
-	// last what does not count. Of JSON there are the first hundred places at most.
+	// Differences are all of them, the weightiest first: how the answers ended, status, head, choices, tool calls, text, finish, usage,
+	// and last what does not count. Of JSON there are the first hundred places at most.
 	Differences []Difference `json:"differences,omitempty"`
 	// Words are the first texts that differ, of the same choice, and where they do; none where all are the same.
 	Words []Span `json:"words,omitempty"`
@@ -53,7 +53,7 @@ const (
 	PartText      = "text"
 	PartRefusal   = "refusal"
 	PartReasoning = "reasoning"
-	PartOther     = "other" // parts of a message that are neither text nor calls
+	PartOther     = "other" // what a message has beside words and calls
 	PartFinish    = "finish"
 	PartUsage     = "usage"
 	PartProblem   = "problem" // what went wrong, as the body says
@@ -117,8 +117,8 @@ type Side struct {
 	Usage   transcript.Usage `json:"usage"`
 	Events  int              `json:"events"`
 	Bytes   int              `json:"bytes"`
-	// First and Duration are how long after it was sent the answer began, and how long it took, in microseconds; -1 where that is not on
-	// record. They never count.
+	// First and Duration are how long after it was sent the answer began, and how long it took, in microseconds; -1 where that is not
+	// on record. They never count.
 	First    int64 `json:"first_us"`
 	Duration int64 `json:"duration_us"`
 	Masked   bool  `json:"masked,omitempty"`
@@ -256,12 +256,13 @@ func (c *comparing) heads(a, b []transcript.Header) {
 
 // calls compares tool calls one by one, in their order.
 func (c *comparing) calls(a, b []transcript.Call) {
+	whole := func(t transcript.Call) string { return t.Name + "(" + t.Arguments + ")" }
 	for i := range max(len(a), len(b)) {
 		switch {
 		case i >= len(b):
-			c.add(Difference{Part: PartCall, Call: &CallAt{Index: i, Name: a[i].Name}, In: InA, A: a[i].Name + "(" + a[i].Arguments + ")", Counts: true})
+			c.add(Difference{Part: PartCall, Call: &CallAt{Index: i, Name: a[i].Name}, In: InA, A: whole(a[i]), Counts: true})
 		case i >= len(a):
-			c.add(Difference{Part: PartCall, Call: &CallAt{Index: i, Name: b[i].Name}, In: InB, B: b[i].Name + "(" + b[i].Arguments + ")", Counts: true})
+			c.add(Difference{Part: PartCall, Call: &CallAt{Index: i, Name: b[i].Name}, In: InB, B: whole(b[i]), Counts: true})
 		default:
 			c.call(i, a[i], b[i])
 		}
@@ -270,7 +271,8 @@ func (c *comparing) calls(a, b []transcript.Call) {
 
 func (c *comparing) call(i int, a, b transcript.Call) {
 	at := func(where, path, x, y string) {
-		c.add(Difference{Part: PartCall, Where: where, Call: &CallAt{Index: i, Name: a.Name, Path: path}, In: inOf(x, y), A: x, B: y, Counts: true})
+		call := &CallAt{Index: i, Name: a.Name, Path: path}
+		c.add(Difference{Part: PartCall, Where: where, Call: call, In: inOf(x, y), A: x, B: y, Counts: true})
 	}
 	if !alike(a.Name, b.Name) {
 		at(whereName, "", a.Name, b.Name)
@@ -309,39 +311,54 @@ func (c *comparing) replies(a, b []transcript.Reply) {
 	for i := range max(len(a), len(b)) {
 		x, y := at(a, i), at(b, i)
 		for _, part := range []struct {
-			name  string
-			kinds []transcript.Kind
+			name string
+			kind transcript.Kind
 		}{
-			{PartText, []transcript.Kind{transcript.Text}},
-			{PartRefusal, []transcript.Kind{transcript.Refusal}},
-			{PartReasoning, []transcript.Kind{transcript.Reasoning}},
-			{PartOther, []transcript.Kind{transcript.Media, transcript.Other, transcript.Result}},
+			{PartText, transcript.Text}, {PartRefusal, transcript.Refusal}, {PartReasoning, transcript.Reasoning},
 		} {
-			p, q := said(x, part.kinds), said(y, part.kinds)
+			p, q := said(x, part.kind), said(y, part.kind)
 			c.pair(part.name, where(i), p, q, true)
 			if part.name == PartText && c.Words == nil && !alike(p, q) {
 				c.Words = diffWords(p, q)
 				c.firstWords(&c.Differences[len(c.Differences)-1])
 			}
 		}
+		c.places(PartOther, where(i), rest(x), rest(y), true)
 	}
 	for i := range max(len(a), len(b)) {
 		c.pair(PartFinish, where(i), at(a, i).Finish, at(b, i).Finish, true)
 	}
 }
 
-// said are a reply's words of some kinds.
-func said(r transcript.Reply, kinds []transcript.Kind) string {
+// said are a reply's words of a kind.
+func said(r transcript.Reply, kind transcript.Kind) string {
 	var b strings.Builder
 	for _, p := range r.Parts {
-		if slices.Contains(kinds, p.Kind) {
+		if p.Kind == kind {
 			b.WriteString(p.Text)
-			if p.File != nil {
-				fmt.Fprintf(&b, "(%s %s %s, %d bytes)", p.File.Type, p.File.Name, p.File.URL, p.File.Size)
-			}
 		}
 	}
 	return b.String()
+}
+
+// rest is what a reply has beside words and calls, decoded.
+func rest(r transcript.Reply) any {
+	all := []any{}
+	for _, p := range r.Parts {
+		switch p.Kind {
+		case transcript.Text, transcript.Refusal, transcript.Reasoning, transcript.ToolCall:
+			continue
+		}
+		v, err := decode([]byte(p.Text))
+		if err != nil {
+			v = p.Text
+		}
+		if p.File != nil {
+			v = fmt.Sprintf("%s %s %s, %d bytes", p.File.Type, p.File.Name, p.File.URL, p.File.Size)
+		}
+		all = append(all, v)
+	}
+	return all
 }
 
 // firstWords puts, in the place of two texts, where they first differ.
@@ -380,8 +397,14 @@ func (c *comparing) bodies(a, b []byte, counts bool) {
 		c.pair(PartBody, "", string(a), string(b), counts)
 		return
 	}
+	c.places(PartBody, "", x, y, counts)
+}
+
+// places adds the places in which two JSON values differ.
+func (c *comparing) places(part, where string, x, y any, counts bool) {
 	for _, d := range diffJSON(x, y, maxPlaces, passing.MatchString) {
-		c.add(Difference{Part: PartBody, Where: d.Path, In: inOf(d.A, d.B), A: d.A, B: d.B, Counts: counts})
+		at := strings.TrimPrefix(where+", "+d.Path, ", ")
+		c.add(Difference{Part: part, Where: at, In: inOf(d.A, d.B), A: d.A, B: d.B, Counts: counts})
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 	"github.com/tallystick/tallystick/tlog/record"
 )
 
-// Match says in which way a request was matched to a session. Of each way the stricter ones are tried first. Where several sessions match in
-// the same way, the one is served that was served least often, and of those the first in the mock's order.
+// Match says in which way a request was matched to a session. The stricter ways are tried first. Where several sessions match in the
+// same way, the one is served that was served least often, and of those the first in the mock's order.
 type Match uint8
 
 const (
@@ -134,8 +134,7 @@ var maskPattern = regexp.MustCompile(`⟦[A-Z][A-Z0-9_]*(:[^⟦⟧"\\]{1,64})?�
 
 func hasMask(s string) bool { return maskPattern.MatchString(s) }
 
-// fits says whether a recorded text is another one, where each mask in it stands for up to maxMasked bytes without a quote or, of a mask that
-// stands in quotes, for a number.
+// fits says whether a recorded text is another one, where each mask in it stands for up to maxMasked bytes without a quote.
 func fits(recorded, asked string) bool {
 	if recorded == asked {
 		return true

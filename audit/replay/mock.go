@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -242,8 +243,8 @@ func (p *played) cutUp() []frame {
 	return frames
 }
 
-// ServeHTTP answers one request. The order: it is read whole, a session is found for it, and then the clock that began when it was there
-// says when what is due.
+// ServeHTTP answers one request. The order: it is read whole, a session is found for it, and then the clock that began when it was
+// there says when what is due.
 func (m *Mock) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	served := Served{Method: r.Method, Path: r.URL.Path}
 	if m.c.Served != nil {
@@ -251,13 +252,13 @@ func (m *Mock) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set(MockHeader, "none")
 	if !m.c.AnyHost && !isHere(r.Host) {
-		served.Status = m.refuse(w, r, problem{http.StatusForbidden, "wrong_host", "this mock model answers to this machine's own names only, and the request names another host"})
+		served.Status = refuse(w, problem{http.StatusForbidden, "wrong_host", "this mock model answers to this machine's own names only, and the request names another host"})
 		return
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxAsked))
 	start := time.Now()
 	if err != nil {
-		served.Status = m.refuse(w, r, problem{http.StatusRequestEntityTooLarge, "request_too_large", fmt.Sprintf("the request could not be read, or is over %d bytes", maxAsked)})
+		served.Status = refuse(w, problem{http.StatusRequestEntityTooLarge, "request_too_large", fmt.Sprintf("the request could not be read, or is over %d bytes", maxAsked)})
 		return
 	}
 	q := ask(r, body)
@@ -268,7 +269,7 @@ func (m *Mock) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			write(w, http.StatusOK, list)
 			return
 		}
-		served.Status = m.refuse(w, r, why)
+		served.Status = refuse(w, why)
 		return
 	}
 	served.Session, served.By, served.Status, served.Cut = p.Session, by, p.Status, p.Cut
@@ -293,7 +294,8 @@ func isHere(host string) bool {
 // writeTime is how long one piece of an answer may take to be taken.
 const writeTime = time.Minute
 
-// give sends a session's answer. What is due at a time is sent at that time; what is overdue is sent at once, and what follows at its own.
+// give sends a session's answer. What is due at a time is sent at that time; what is overdue is sent at once, and what follows at its
+// own.
 func (m *Mock) give(w http.ResponseWriter, r *http.Request, p *played, start time.Time, served *Served) {
 	h := w.Header()
 	h.Set(MockHeader, p.Session.String())
@@ -396,8 +398,9 @@ func lengthIn(head []transcript.Header) int {
 	return -1
 }
 
-// returnedHeaders are the headers of an answer that mean something to whoever called a model; a name that ends in '-' stands for all that begin
-// so. They are what a gateway passes on by itself. What else a record has was between it and the model: framing, cookies, dates.
+// returnedHeaders are the headers of an answer that mean something to whoever called a model; a name that ends in '-' stands for all
+// that begin so. They are what a gateway passes on by itself. What else a record has was between it and the model: framing, cookies,
+// dates.
 var returnedHeaders = []string{
 	"content-type", "content-encoding", "content-language", "content-disposition", "content-range", "accept-ranges",
 	"cache-control", "etag", "last-modified", "expires", "vary", "link", "location", "allow", "deprecation", "sunset", "warning",
@@ -460,8 +463,8 @@ func errorType(status int) string {
 	return "invalid_request_error"
 }
 
-// given is the head and the body that the caller was given. Where that was the gateway's own answer, the head is not on record, and of a call
-// that it turned away nor is the body; but the status, the code and the words are, and from these it makes both.
+// given is the head and the body that the caller was given. Where that was the gateway's own answer, the head is not on record, and of
+// a call that it turned away nor is the body; but the status, the code and the words are, and from these it makes both.
 func given(t *transcript.Transcript) ([]transcript.Header, []byte) {
 	a := &t.Answer
 	if a.Status == 0 || len(a.Headers) > 0 {
@@ -473,8 +476,8 @@ func given(t *transcript.Transcript) ([]transcript.Header, []byte) {
 	return ownHead(a.Status, t.Session), problem{a.Status, t.Refused, a.Error}.body(t.Session.String())
 }
 
-// ownHead is the head of a gateway's own answers. How long it told a caller to wait is not on record: it is a second where the gateway's default
-// is no other, and of a quota nothing is said.
+// ownHead is the head of a gateway's own answers. How long it told a caller to wait is not on record: where it always tells one to, a
+// second stands for it, and of a quota nothing is said.
 func ownHead(status int, id record.ID) []transcript.Header {
 	head := []transcript.Header{{Name: "Content-Type", Value: "application/json"}, {Name: "X-Request-Id", Value: id.String()}, {Name: "Request-Id", Value: id.String()}}
 	switch {
@@ -492,7 +495,7 @@ func ownHead(status int, id record.ID) []transcript.Header {
 }
 
 // refuse answers with an error, which no client is to try again about: it would get the same.
-func (m *Mock) refuse(w http.ResponseWriter, r *http.Request, p problem) int {
+func refuse(w http.ResponseWriter, p problem) int {
 	w.Header().Set("X-Should-Retry", "false")
 	write(w, p.status, p.body(""))
 	return p.status
@@ -505,84 +508,68 @@ func write(w http.ResponseWriter, status int, b []byte) {
 	w.Write(b)
 }
 
-// models lists the models of all sessions, in the shape of the family that asks: Anthropic's clients say which version they speak.
+// models lists the models of all sessions, or tells of one, in the shape of the family that asks: Anthropic's clients say which
+// version they speak.
 func (m *Mock) models(r *http.Request) ([]byte, bool) {
-	path := r.URL.Path
-	i := strings.LastIndex(path, "/models")
+	i := strings.LastIndex(r.URL.Path, "/models")
 	if r.Method != http.MethodGet || i < 0 {
 		return nil, false
 	}
-	one, single := strings.CutPrefix(path[i+len("/models"):], "/")
-	if rest := path[i+len("/models"):]; rest != "" && (!single || one == "") {
+	rest := r.URL.Path[i+len("/models"):]
+	one, single := strings.CutPrefix(rest, "/")
+	if rest != "" && !single {
 		return nil, false
 	}
 	first := make(map[string]time.Time)
-	var names []string
 	for _, p := range m.all {
 		at := p.Session.Time()
 		if was, known := first[p.Model]; p.Model != "" && (!known || at.Before(was)) {
-			if !known {
-				names = append(names, p.Model)
-			}
 			first[p.Model] = at
 		}
 	}
-	slices.Sort(names)
-	type openAI struct {
-		ID      string `json:"id"`
-		Object  string `json:"object"`
-		Created int64  `json:"created"`
-		OwnedBy string `json:"owned_by"`
-	}
-	type anthropic struct {
-		Type    string    `json:"type"`
-		ID      string    `json:"id"`
-		Name    string    `json:"display_name"`
-		Created time.Time `json:"created_at"`
-	}
-	var list any
-	if r.Header.Get("Anthropic-Version") != "" {
-		all := make([]anthropic, 0, len(names))
-		for _, name := range names {
-			all = append(all, anthropic{"model", name, name, first[name].UTC().Truncate(time.Second)})
-		}
-		if single {
-			j := slices.Index(names, one)
-			if j < 0 {
-				return nil, false
-			}
-			list = all[j]
+	names := slices.Sorted(maps.Keys(first))
+	anthropic := r.Header.Get("Anthropic-Version") != ""
+	items := make([]any, len(names))
+	for i, name := range names {
+		if anthropic {
+			items[i] = struct {
+				Type    string    `json:"type"`
+				ID      string    `json:"id"`
+				Name    string    `json:"display_name"`
+				Created time.Time `json:"created_at"`
+			}{"model", name, name, first[name].UTC().Truncate(time.Second)}
 		} else {
-			page := struct {
-				Data []anthropic `json:"data"`
-				More bool        `json:"has_more"`
-				// Null where the list is empty.
-				First *string `json:"first_id"`
-				Last  *string `json:"last_id"`
-			}{Data: all}
-			if len(names) > 0 {
-				page.First, page.Last = &names[0], &names[len(names)-1]
-			}
-			list = page
-		}
-	} else {
-		all := make([]openAI, 0, len(names))
-		for _, name := range names {
-			all = append(all, openAI{name, "model", first[name].Unix(), "tallystick-mock"})
-		}
-		if single {
-			j := slices.Index(names, one)
-			if j < 0 {
-				return nil, false
-			}
-			list = all[j]
-		} else {
-			list = struct {
-				Object string   `json:"object"`
-				Data   []openAI `json:"data"`
-			}{"list", all}
+			items[i] = struct {
+				ID      string `json:"id"`
+				Object  string `json:"object"`
+				Created int64  `json:"created"`
+				OwnedBy string `json:"owned_by"`
+			}{name, "model", first[name].Unix(), "tallystick-mock"}
 		}
 	}
-	b, err := json.Marshal(list)
+	var said any
+	switch at := slices.Index(names, one); {
+	case single && at < 0:
+		return nil, false
+	case single:
+		said = items[at]
+	case anthropic:
+		page := struct {
+			Data  []any   `json:"data"`
+			More  bool    `json:"has_more"`
+			First *string `json:"first_id"` // null where the list is empty
+			Last  *string `json:"last_id"`
+		}{Data: items}
+		if len(names) > 0 {
+			page.First, page.Last = &names[0], &names[len(names)-1]
+		}
+		said = page
+	default:
+		said = struct {
+			Object string `json:"object"`
+			Data   []any  `json:"data"`
+		}{"list", items}
+	}
+	b, err := json.Marshal(said)
 	return b, err == nil
 }

@@ -16,8 +16,8 @@ type piece struct {
 	fields  record.Record
 }
 
-// unrecorded puts a call that is not on record into the form of one that is, so that transcript reads both alike. Its entries are in no
-// log.
+// unrecorded puts a call that is not on record into the form of one that is, so that transcript reads both alike. Its entries are in
+// no log.
 func unrecorded(id record.ID, now time.Time, pieces ...piece) verify.Session {
 	s := verify.Session{ID: id}
 	for i, p := range pieces {
@@ -44,13 +44,11 @@ func pairs(head [][2]string) []byte {
 	return b
 }
 
-// spellTimes spells times as a record has them: names and times in turn are given, of which the zero ones are left out.
+// spellTimes spells times by name as a record has them.
 func spellTimes(times map[string]time.Time) []byte {
 	out := make(map[string]string, len(times))
 	for name, t := range times {
-		if !t.IsZero() {
-			out[name] = t.UTC().Format("2006-01-02T15:04:05.000000Z")
-		}
+		out[name] = t.UTC().Format("2006-01-02T15:04:05.000000Z")
 	}
 	b, err := json.Marshal(out)
 	if err != nil {

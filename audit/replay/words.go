@@ -119,8 +119,8 @@ func (s *spans) all() []Span {
 	return s.done
 }
 
-// script adds a shortest way from a to b (E. Myers, An O(ND) Difference Algorithm and Its Variations, 1986), or, where that takes more than
-// maxEdits steps, all of a and all of b.
+// script adds a shortest way from a to b (E. Myers, An O(ND) Difference Algorithm and Its Variations, 1986), or, where that takes more
+// than maxEdits steps, all of a and all of b.
 func (s *spans) script(a, b []string) {
 	if len(a) == 0 || len(b) == 0 {
 		s.add(InA, a...)

@@ -437,6 +437,41 @@ func TestBrowserAgrees(t *testing.T) {
 	} {
 		add(name, "", p, func(day, _ *bundle) *bundle { return day })
 	}
+	// The writer itself is wrong, and everything else right.
+	for name, c := range map[string]struct {
+		claim verify.Claim
+		edit  func(is map[uint64]*record.Entry)
+	}{
+		"erased before its end": {verify.SessionChain, func(is map[uint64]*record.Entry) { is[8].Kind, is[8].Reason = record.Erasure, "request" }},
+		"another writer":        {verify.SessionChain, func(is map[uint64]*record.Entry) { is[3].By = "gw-2" }},
+		"the same number":       {verify.SessionChain, func(is map[uint64]*record.Entry) { is[3].Seq = is[1].Seq }},
+		"another's hash":        {verify.SessionChain, func(is map[uint64]*record.Entry) { is[3].Prev = is[9].Prev }},
+		"two requests":          {verify.SessionChain, func(is map[uint64]*record.Entry) { *is[8] = *is[7]; is[8].Seq++ }},
+		"fields too many":       {verify.FieldsMatch, func(is map[uint64]*record.Entry) { is[1].Fields++ }},
+		"fields too few":        {verify.FieldsMatch, func(is map[uint64]*record.Entry) { is[1].Fields-- }},
+		"a time before":         {verify.TimesOrdered, func(is map[uint64]*record.Entry) { is[3].Time = is[1].Time.Add(-time.Microsecond) }},
+		"a time long before": {verify.TimesOrdered, func(is map[uint64]*record.Entry) {
+			is[3].Boot[15]++
+			is[3].Time = is[1].Time.Add(-verify.ClockSkew - time.Microsecond)
+		}},
+		"a time before, on another clock": {"", func(is map[uint64]*record.Entry) {
+			is[3].Boot[15]++
+			is[3].Time = is[1].Time.Add(-verify.ClockSkew)
+		}},
+	} {
+		day, _, _, _ := load(t)
+		b := retell(t, day, func(entries []*verify.Entry, is []*record.Entry) {
+			at := make(map[uint64]*record.Entry)
+			for i, e := range entries {
+				at[e.Index] = is[i]
+			}
+			c.edit(at)
+		})
+		if b == nil {
+			t.Fatalf("%s: no entry", name)
+		}
+		matters = append(matters, matter{name: name, bundle: write(t, b), policy: alone, claim: c.claim})
+	}
 	agree(t, matters)
 }
 
@@ -520,6 +555,10 @@ func retell(t *testing.T, b *verify.Bundle, edit func(entries []*verify.Entry, i
 		order[i] = i
 	}
 	slices.SortFunc(order, func(a, b int) int { return int(entries[a].Index) - int(entries[b].Index) })
+	counts := make([]int, len(is))
+	for i, p := range is {
+		counts[i] = p.Fields
+	}
 	edit(entries, is)
 	leaves := make(map[tlog.Hash]tlog.Hash) // what was and what is
 	var last uint64
@@ -539,7 +578,7 @@ func retell(t *testing.T, b *verify.Bundle, edit func(entries []*verify.Entry, i
 					hashes[k] = f.Shown.Hash()
 				}
 			}
-			p.Root, p.Fields = record.RootOf(hashes), n
+			p.Root, p.Fields = record.RootOf(hashes), n+p.Fields-counts[i] // edit may have it state another number
 		}
 		text, err := p.Append(nil)
 		if err != nil {
@@ -601,7 +640,7 @@ func TestBrowserAgreesAboutStories(t *testing.T) {
 			for range edits {
 				n, k := dice.IntN(len(is)), dice.IntN(len(is))
 				e, x := is[n], entries[n]
-				what := pick("time", "seq", "by", "boot", "prev", "session", "outcome", "reason", "until", "grant", "asks", "kind", "places", "field", "field", "field", "field", "drop", "withhold", "add", "none")
+				what := pick("time", "seq", "by", "boot", "prev", "session", "outcome", "reason", "until", "grant", "asks", "kind", "places", "count", "field", "field", "field", "field", "drop", "withhold", "add", "none")
 				did = append(did, fmt.Sprintf("%s of %d (%s %s)", what, x.Index, e.Kind, e.Reason))
 				switch what {
 				case "time":
@@ -637,6 +676,8 @@ func TestBrowserAgreesAboutStories(t *testing.T) {
 					e.Asks = !e.Asks
 				case "kind":
 					e.Kind = is[k].Kind
+				case "count":
+					e.Fields += dice.IntN(3) - 1
 				case "places":
 					entries[n].Index, entries[k].Index = entries[k].Index, entries[n].Index
 				case "field":

@@ -37,7 +37,10 @@ type line struct{ Points, Class string }
 
 type gridLine struct{ Y, TextY, Text string }
 
-type tick struct{ X, Text, Anchor string }
+type tick struct {
+	X, Text, Anchor string
+	Between         bool // left out where there is little room
+}
 
 type row struct {
 	At    time.Time
@@ -73,7 +76,7 @@ func frame(id, title string, starts []time.Time, span time.Duration, text func(f
 		if i == 4 {
 			anchor = "end"
 		}
-		c.Ticks = append(c.Ticks, tick{at(chartLeft + float64(i)/4*(chartRight-chartLeft)), t.UTC().Format(layout), anchor})
+		c.Ticks = append(c.Ticks, tick{at(chartLeft + float64(i)/4*(chartRight-chartLeft)), t.UTC().Format(layout), anchor, i%2 == 1})
 	}
 	for i, s := range starts {
 		r := row{At: s}

@@ -17,11 +17,14 @@ import (
 
 // ranges are the times that the overview is about, and in how many spans each is drawn.
 var ranges = []timeRange{
+	{"10m", 10 * time.Minute, 40},
 	{"1h", time.Hour, 60},
 	{"24h", 24 * time.Hour, 48},
 	{"7d", 7 * 24 * time.Hour, 56},
 	{"30d", 30 * 24 * time.Hour, 60},
 }
+
+const usualRange = 2 // 24h
 
 type timeRange struct {
 	Word  string
@@ -124,12 +127,12 @@ func (o *Console) overview(v *visit) error {
 	return o.show(v, http.StatusOK, "overview", "Overview", page, "overview.js")
 }
 
-// stats counts over the range that was asked for; where none was, over the last day, or the last hour if nothing is older.
+// stats counts over the range that was asked for; where none was, over the last day, or less if nothing is older.
 func (o *Console) stats(ctx context.Context, word string, page *overview) (*audit.Stats, error) {
 	at := slices.IndexFunc(ranges, func(r timeRange) bool { return r.Word == word })
 	asked := at >= 0
 	if !asked {
-		at = 1
+		at = usualRange
 	}
 	now := o.now().UTC()
 	count := func() (*audit.Stats, error) {
@@ -139,8 +142,8 @@ func (o *Console) stats(ctx context.Context, word string, page *overview) (*audi
 		return o.c.Desk.Stats(ctx, to.Add(-r.Long), to, r.Spans)
 	}
 	s, err := count()
-	if err == nil && !asked && s.All.Sessions == s.Spans[len(s.Spans)-1].Sessions+s.Spans[len(s.Spans)-2].Sessions {
-		at = 0
+	for err == nil && !asked && at > 0 && s.All.Sessions > 0 && !s.Spans[slices.IndexFunc(s.Spans, func(c audit.Count) bool { return c.Sessions > 0 })].From.Before(now.Add(-ranges[at-1].Long)) {
+		at--
 		s, err = count()
 	}
 	for i, r := range ranges {

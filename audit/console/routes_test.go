@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"github.com/tallystick/tallystick/audit"
+	"github.com/tallystick/tallystick/audit/export"
 	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
 	"github.com/tallystick/tallystick/tlog/tlogtest"
+	"github.com/tallystick/tallystick/verify"
 )
 
 // secret stands in what the sessions of these tests hold. No page shows it that was not let.
@@ -508,5 +510,71 @@ func TestFaults(t *testing.T) {
 		if rec := ann.get(target); rec.Code != want {
 			t.Errorf("%s: %d, want %d", target, rec.Code, want)
 		}
+	}
+}
+
+// What is handed out is a file, in each format, and on record in the words of what was done with it; not for those who only look.
+func TestHandsOut(t *testing.T) {
+	w := newWorld(t)
+	id := w.session(call{caller: "alice", model: "m", prompt: "p", reply: "all of it", stream: true, words: true})
+	w.publish()
+	ann := visitor{w, "ann", audit.Auditor, ""}
+	for _, f := range export.Formats() {
+		rec := ann.post("/sessions/"+id.String()+"/export", url.Values{"format": {string(f)}, "reason": {"for the court"}})
+		name := rec.Header().Get("Content-Disposition")
+		if rec.Code != http.StatusOK || !strings.HasPrefix(name, `attachment; filename="`) || !strings.Contains(name, id.String()) || rec.Body.Len() == 0 {
+			t.Errorf("%s: %d, %s, %d bytes\n%.300s", f, rec.Code, name, rec.Body.Len(), rec.Body)
+		}
+		w.publish()
+		all, _, err := w.desk.Trail(t.Context(), audit.Asker{Name: "test", Reason: "a test", Roles: audit.Admin}, 0, 2)
+		for _, r := range all {
+			if r.Actor == "test" {
+				continue
+			}
+			if r.Actor != "ann" || r.What != f.Act().String()+", in the console" || r.Reason != "for the court" || r.Session != id {
+				t.Errorf("%s is on record as %+v", f, r)
+			}
+			break
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		if about[f] == "" {
+			t.Errorf("nobody is told what %s is", f)
+		}
+	}
+	rec := ann.post("/sessions/"+id.String()+"/disclose", url.Values{"field": {"request.model", "response.status"}, "reason": {"for the court"}})
+	b, err := verify.Parse(rec.Body.Bytes())
+	if err != nil {
+		t.Fatalf("%d: %v", rec.Code, err)
+	}
+	shown := 0
+	for _, e := range b.Sessions[0].Entries {
+		for _, f := range e.Fields {
+			if f.Shown != nil {
+				shown++
+			}
+		}
+	}
+	if shown != 2 || strings.Contains(rec.Body.String(), "all of it") {
+		t.Errorf("%d fields are disclosed", shown)
+	}
+	for _, bad := range []url.Values{{"reason": {"x"}}, {"field": {"request.nothing"}, "reason": {"x"}}} {
+		if rec := ann.post("/sessions/"+id.String()+"/disclose", bad); rec.Code != http.StatusBadRequest {
+			t.Errorf("%v: %d", bad, rec.Code)
+		}
+	}
+	if rec := ann.post("/sessions/"+id.String()+"/export", url.Values{"format": {"zip"}, "reason": {"x"}}); rec.Code != http.StatusBadRequest {
+		t.Errorf("as zip: %d", rec.Code)
+	}
+	if page := ann.get("/sessions/" + id.String()).Body.String(); strings.Contains(page, "/export") {
+		t.Error("a page without a reason")
+	}
+	ann.why = "a test"
+	if page := ann.get("/sessions/" + id.String()).Body.String(); !strings.Contains(page, "/export") || strings.Contains(page, "/erase") {
+		t.Error("an auditor's page has no export, or an erasure")
+	}
+	if page := (visitor{w, "vic", audit.Viewer, "a test"}).get("/sessions/" + id.String()).Body.String(); strings.Contains(page, "/export") {
+		t.Error("who only looks is offered an export")
 	}
 }

@@ -71,7 +71,8 @@ if (list && typeof EventSource === "function") {
     document.getElementById("nobody").hidden = all.length > 0;
     document.getElementById("waitbox").hidden = all.length === 0;
     const fresh = before === null ? 0 : all.filter((a) => !before.has(a.id)).length;
-    live.textContent = fresh > 0 ? `${fresh} new. ${all.length} wait.` : `${all.length} wait. The list is kept up to date.`;
+    const wait = all.length === 1 ? "1 waits." : `${all.length} wait.`;
+    live.textContent = fresh > 0 ? `${fresh} new. ${wait}` : `${wait} The list is kept up to date.`;
     document.title = (all.length ? `(${all.length}) ` : "") + "Approvals · Tallystick";
     before = ids;
   });

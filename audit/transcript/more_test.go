@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tallystick/tallystick/tlog/record"
 	"github.com/tallystick/tallystick/verify"
@@ -176,6 +177,104 @@ func TestNotThere(t *testing.T) {
 	holds(t, x)
 	if x.Answer.Status != 0 || x.Answer.Headers != nil || len(x.Notes) != 3 || string(x.Answer.Body) != "a" {
 		t.Errorf("bad fields: %q %+v", x.Notes, x.Answer)
+	}
+}
+
+// Every field of a record that has a meaning is read.
+func TestFields(t *testing.T) {
+	s := call{target: "/x", status: "200"}.session(t)
+	set := func(at int, fields ...string) {
+		r := record.Record{}
+		for i := 0; i < len(fields); i += 2 {
+			r.Add(fields[i], []byte(fields[i+1]))
+		}
+		s.Entries[at].Fields = verify.Fields(r, func(string) bool { return true })
+	}
+	set(0, record.FieldCaller, "ann", record.FieldKey, "ann-2", record.FieldHow, "oidc", record.FieldIssuer, "https://idp.example", record.FieldSubject, "17",
+		record.FieldEmail, "ann@idp.example", record.FieldGroups, `["a","b"]`, record.FieldAuthed, "2026-01-02T15:00:00Z", record.FieldRemote, "192.0.2.1:5",
+		record.FieldRoute, "openai", record.FieldUpstream, "http://model.example", record.FieldModel, "m", record.FieldPolicy, "abc", record.FieldVerdict, "ask",
+		record.FieldRule, "r", record.FieldFailed, "x\ny", record.FieldFindings, `[["CARD","",2],["OTHER","ticket",1]]`, record.FieldTimes, `{"received":"2026-01-02T15:04:05Z"}`)
+	set(1, record.FieldStatus, "503", record.FieldFinish, "[DONE]", record.FieldRedacted, "3", record.FieldError, "it broke", record.FieldKept, "5 bytes",
+		record.FieldTimes, `{"first":"2026-01-02T15:04:06Z","closed":"2026-01-02T16:00:00Z"}`, record.FieldFindings, `[["EMAIL","",1]]`)
+	x := Of(s)
+	holds(t, x)
+	if want := (Caller{"ann", "ann-2", "oidc", "https://idp.example", "17", "ann@idp.example", []string{"a", "b"}, begun.Add(-245 * time.Second)}); !reflect.DeepEqual(x.Caller, want) {
+		t.Errorf("caller: %+v", x.Caller)
+	}
+	if x.Remote != "192.0.2.1:5" || x.Route != "openai" || x.Upstream != "http://model.example" || x.Model != "m" || x.Policy != "abc" || x.Verdict != "ask" || x.Rule != "r" ||
+		!slices.Equal(x.Failed, []string{"x", "y"}) {
+		t.Errorf("%+v", x)
+	}
+	if want := []Finding{{"request", "CARD", "", 2}, {"request", "OTHER", "ticket", 1}, {"answer", "EMAIL", "", 1}}; !slices.Equal(x.Findings, want) {
+		t.Errorf("findings: %v", x.Findings)
+	}
+	if want := (Answer{Status: 503, Finish: "[DONE]", Error: "it broke", Kept: "5 bytes", Redacted: 3}); !reflect.DeepEqual(x.Answer, want) || len(x.Notes) > 0 {
+		t.Errorf("answer: %+v %q", x.Answer, x.Notes)
+	}
+	if x.Times.FirstByte() != time.Second || x.Times.Duration() != -1 || x.Times.Closed.IsZero() {
+		t.Errorf("times: %+v", x.Times)
+	}
+	// And each that cannot be read is said, once.
+	set(0, record.FieldGroups, `{}`, record.FieldAuthed, "yesterday", record.FieldFindings, `[["CARD",2]]`, record.FieldTimes, `{"received":7}`)
+	set(1, record.FieldStatus, "-1", record.FieldRedacted, "many", record.FieldFindings, `[[1,"",1]]`, record.FieldTimes, "[]", record.FieldHeaders, `[["a"]]`)
+	x = Of(s)
+	if len(x.Notes) != 9 || x.Findings != nil || !x.Times.Received.IsZero() || x.Answer.Status != 0 || !x.Caller.At.IsZero() {
+		t.Errorf("%q", x.Notes)
+	}
+}
+
+// An event is what it is named, or else what its data is; only what is an event of its protocol adds to an answer.
+func TestEventTypes(t *testing.T) {
+	for _, c := range []struct{ stream, types, reply, problem string }{
+		{"event: ping\ndata: {\"type\":\"pong\"}\n\n", "ping", "", ""},
+		{"event: message\ndata: {\"type\":\"pong\"}\n\n", "pong", "", ""},
+		{"data: {\"object\":\"thing\"}\n\ndata: {}\n\ndata: words\n\n: x\n\ndata: [DONE]\n\n", "thing data data [DONE]", "", ""},
+		{"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n: x\n", "data comment", "a", ""},
+		{"event: content_block_delta\ndata: {\"index\":0,\"delta\":{\"text\":\"a\"}}\n\n", "content_block_delta", "a", ""},
+		{"event: other\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"text\":\"a\"}}\n\n", "other", "", ""},
+		{"event: error\ndata: {\"type\":\"error\",\"code\":\"busy\",\"message\":\"later\"}\n\n", "error", "", "later (busy)"},
+		{"event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"later\"}}\n\n", "error", "", "later (overloaded_error)"},
+		{"data: {\"error\":{\"message\":\"later\"}}\n\ndata: {\"error\":{\"message\":\"never\"}}\n\n", "data data", "", "later"},
+		{"event: error\ndata: later\n\n", "error", "", ""},
+		{"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"b\"}}]}", "data cut", "a", ""},
+	} {
+		x := Of(call{target: "/v1/x", head: streamHead, answer: c.stream, status: "200"}.session(t))
+		holds(t, x)
+		var types []string
+		for _, e := range x.Events {
+			types = append(types, e.Type)
+		}
+		if got := strings.Join(types, " "); got != c.types || x.Reply() != c.reply || x.Answer.Problem != c.problem || strings.Contains(c.types, "cut") != (len(x.Notes) == 1) {
+			t.Errorf("%q: types %q, reply %q, problem %q, notes %q", c.stream, got, x.Reply(), x.Answer.Problem, x.Notes)
+		}
+	}
+}
+
+// A mask is told from what looks like one; what is packed is not unpacked, and said.
+func TestMaskedAndPacked(t *testing.T) {
+	for in, want := range map[string]bool{
+		"a ⟦CARD⟧": true, "⟦US_SSN:abc⟧": true, "⟦CARD:…1111⟧": true, "⟦⟦AB⟧": true, "⟦C⟧": false, "⟦card⟧": false, "⟦": false, "": false, "⟦CARD": false, "⟦CARD x⟧": false,
+	} {
+		if masked([]byte(in)) != want {
+			t.Errorf("%q: %v", in, !want)
+		}
+	}
+	x := Of(call{target: "/v1/x", request: "\x1f\x8b", head: `[["content-encoding","gzip"],["Content-Type","text/event-stream"]]`, answer: "data: a\n\n", status: "200"}.session(t))
+	if len(x.Notes) != 1 || !strings.Contains(x.Notes[0], "packed (gzip)") || len(x.Events) != 0 || x.Text() != "" {
+		t.Errorf("%q %v", x.Notes, x.Events)
+	}
+	x = Of(call{target: "/v1/x", head: `[["Content-Encoding","Identity"],["Content-Type","text/event-stream"]]`, answer: "data: a\n\n", status: "200"}.session(t))
+	if len(x.Notes) != 0 || len(x.Events) != 1 {
+		t.Errorf("%q %v", x.Notes, x.Events)
+	}
+	all := "azAZ09+/-_=\n\r"
+	for s, want := range map[string]bool{
+		strings.Repeat(all, 40): true, strings.Repeat("a", leastBlob): true, strings.Repeat("a", leastBlob-1): false, strings.Repeat("a", leastBlob) + " ": false,
+		"data:image/png;base64,aaaa": true, "data:text/plain,hello": false, "data:": false, "words": false,
+	} {
+		if isBlob(s) != want {
+			t.Errorf("%.60q: %v", s, !want)
+		}
 	}
 }
 

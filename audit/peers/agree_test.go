@@ -443,13 +443,19 @@ func TestBrowserAgrees(t *testing.T) {
 		edit  func(is map[uint64]*record.Entry)
 	}{
 		"erased before its end": {verify.SessionChain, func(is map[uint64]*record.Entry) { is[8].Kind, is[8].Reason = record.Erasure, "request" }},
-		"another writer":        {verify.SessionChain, func(is map[uint64]*record.Entry) { is[3].By = "gw-2" }},
-		"the same number":       {verify.SessionChain, func(is map[uint64]*record.Entry) { is[3].Seq = is[1].Seq }},
-		"another's hash":        {verify.SessionChain, func(is map[uint64]*record.Entry) { is[3].Prev = is[9].Prev }},
-		"two requests":          {verify.SessionChain, func(is map[uint64]*record.Entry) { *is[8] = *is[7]; is[8].Seq++ }},
-		"fields too many":       {verify.FieldsMatch, func(is map[uint64]*record.Entry) { is[1].Fields++ }},
-		"fields too few":        {verify.FieldsMatch, func(is map[uint64]*record.Entry) { is[1].Fields-- }},
-		"a time before":         {verify.TimesOrdered, func(is map[uint64]*record.Entry) { is[3].Time = is[1].Time.Add(-time.Microsecond) }},
+		"an approval after its end": {verify.SessionChain, func(is map[uint64]*record.Entry) {
+			a, r := *is[8], *is[9]
+			*is[8], *is[9] = r, a
+			is[8].Seq, is[8].Time, is[8].Prev, is[8].Fields = a.Seq, a.Time, a.Prev, a.Fields
+			is[9].Seq, is[9].Time, is[9].Prev, is[9].Fields = r.Seq, r.Time, r.Prev, r.Fields
+		}},
+		"another writer":  {verify.SessionChain, func(is map[uint64]*record.Entry) { is[3].By = "gw-2" }},
+		"the same number": {verify.SessionChain, func(is map[uint64]*record.Entry) { is[3].Seq = is[1].Seq }},
+		"another's hash":  {verify.SessionChain, func(is map[uint64]*record.Entry) { is[3].Prev = is[9].Prev }},
+		"two requests":    {verify.SessionChain, func(is map[uint64]*record.Entry) { *is[8] = *is[7]; is[8].Seq++ }},
+		"fields too many": {verify.FieldsMatch, func(is map[uint64]*record.Entry) { is[1].Fields++ }},
+		"fields too few":  {verify.FieldsMatch, func(is map[uint64]*record.Entry) { is[1].Fields-- }},
+		"a time before":   {verify.TimesOrdered, func(is map[uint64]*record.Entry) { is[3].Time = is[1].Time.Add(-time.Microsecond) }},
 		"a time long before": {verify.TimesOrdered, func(is map[uint64]*record.Entry) {
 			is[3].Boot[15]++
 			is[3].Time = is[1].Time.Add(-verify.ClockSkew - time.Microsecond)

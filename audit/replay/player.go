@@ -29,7 +29,8 @@ type Player struct {
 	Wire bool
 	// Screen is for a terminal: the text flows as it came, and what is the player's own is dim. Without it each moment is a line.
 	Screen bool
-	// Late, if it is set, is told of each event how long after its time it was written. Never is it written before.
+	// Late, if it is set, is told of each event how long after its time it was written, where time is waited for. Never is it
+	// written before.
 	Late func(time.Duration)
 }
 
@@ -56,7 +57,7 @@ func (p Player) Play(ctx context.Context, t *transcript.Transcript) error {
 			_, err := p.Out.Write(s.close())
 			return err
 		}
-		if m.What == Came && p.Late != nil {
+		if m.What == Came && p.Late != nil && p.Next == nil && !p.NoDelay {
 			p.Late(time.Since(start) - due)
 		}
 		if b := s.play(m); len(b) > 0 {

@@ -162,7 +162,7 @@ func sessionsInFiles(files []string) (all []verify.Session, err error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		asked := make(map[record.ID]bool)
-		for _, s := range b.Sessions[:len(b.Sessions):len(b.Sessions)] {
+		for _, s := range b.Sessions {
 			if a := transcript.Of(s).Approval; a != nil && !a.Of.IsZero() {
 				asked[a.Of] = true
 			}

@@ -17,9 +17,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tallystick/tallystick/audit/replay"
+	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
+	"github.com/tallystick/tallystick/verify"
 )
 
 // A rehearsing is `tally mock`, running.
@@ -233,5 +236,60 @@ func TestMockAndCompare(t *testing.T) {
 		if out, errs, code := p.tally(append([]string{"replay", streamed, "--data", p.data}, bad...)...); code != 64 {
 			t.Errorf("replay %v: exit %d: %s%s", bad, code, out, errs)
 		}
+	}
+}
+
+// A session that is in a bundle only because another one used its yes is not served in that one's place.
+func TestMockOfApproved(t *testing.T) {
+	asked, used := record.NewID(time.Now()), record.NewID(time.Now())
+	entry := func(index uint64, e record.Entry, fields ...string) verify.Entry {
+		var r record.Record
+		for i := 0; i < len(fields); i += 2 {
+			r.Add(fields[i], []byte(fields[i+1]))
+		}
+		e.By, e.Boot, e.Seq, e.Time = "gw", asked, index+1, time.Now().UTC().Truncate(time.Microsecond)
+		e.Root, e.Fields, e.Payload, e.PayloadSize = r.Root(), len(r), tlog.HashLeaf(nil), 1
+		b, err := e.Append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return verify.Entry{Index: index, Bytes: b, Fields: verify.Fields(r, func(string) bool { return true })}
+	}
+	leaf := tlog.HashLeaf([]byte("a yes"))
+	bundle := verify.Bundle{Origin: "log.example", Checkpoint: []byte("log.example\n"), Sessions: []verify.Session{
+		{ID: used, Entries: []verify.Entry{
+			entry(2, record.Entry{Kind: record.Request, Session: used, Asks: true}, record.FieldMethod, "POST", record.FieldTarget, "/v1/chat/completions", record.FieldBody, "{}"),
+			entry(3, record.Entry{Kind: record.Approval, Session: used, Prev: leaf, Reason: record.Used, Grant: leaf}, record.FieldApproval, asked.String()),
+			entry(4, record.Entry{Kind: record.Response, Session: used, Prev: leaf, Outcome: record.Complete}, record.FieldStatus, "200", record.FieldBody, "{}"),
+		}},
+		{ID: asked, Entries: []verify.Entry{
+			entry(0, record.Entry{Kind: record.Request, Session: asked, Asks: true}, record.FieldMethod, "POST", record.FieldTarget, "/v1/chat/completions", record.FieldBody, "{}"),
+			entry(5, record.Entry{Kind: record.Response, Session: asked, Prev: leaf, Outcome: record.Resumed}, record.FieldStatus, "409", record.FieldBody, "{}"),
+		}},
+	}}
+	raw, err := bundle.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "one")
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := sessionsInFiles([]string{path})
+	if err != nil || len(got) != 1 || got[0].ID != used {
+		t.Errorf("%v, %d sessions", err, len(got))
+	}
+	bundle.Sessions = bundle.Sessions[1:]
+	if raw, err = bundle.Append(nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = sessionsInFiles([]string{path, path}); err != nil || len(got) != 2 || got[0].ID != asked {
+		t.Errorf("%v, %d sessions", err, len(got))
+	}
+	if _, err := sessionsInFiles([]string{os.Args[0]}); err == nil {
+		t.Error("a program is a bundle")
 	}
 }

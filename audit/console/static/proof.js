@@ -7,10 +7,10 @@
 // it shows is set as text.
 //
 // By which policy a log is judged is pinned: somebody chooses it once, by its SHA-256, and it is kept in this browser under the log's name
-// (localStorage, "tallystick policy ORIGIN"). Until then there is only the one that the console serves, and the verdict says what that is
+// (localStorage, "tallystick policy ORIGIN", in base64). Until then there is only the one that the console serves, and the verdict says what that is
 // worth.
 
-import { NOT_JUDGED, checkBundle, fingerprint, originOf, parsePolicy } from "./verify.js";
+import { NOT_JUDGED, checkBundle, fingerprint, fromBase64, originOf, parsePolicy, toBase64 } from "./verify.js";
 
 const ROWS = 500; // of the table, at most; what is false comes first
 const LOOKS = { holds: "good", first: "warn", open: "warn", refused: "bad", error: "bad", busy: "" };
@@ -27,15 +27,13 @@ function make(name, attributes = {}, ...children) {
   return e;
 }
 
-/** The pinned policy of a log: { text, sum }, or null. */
+/** The pinned policy of a log, or null where there is none, or what is kept is none any more. */
 async function pinned(origin) {
-  let text = null;
   try {
-    text = localStorage.getItem(`tallystick policy ${origin}`);
+    return await policyOf(fromBase64(localStorage.getItem(`tallystick policy ${origin}`)));
   } catch {
-    // There is no storage here: nothing is pinned.
+    return null;
   }
-  return text === null ? null : policyOf(new TextEncoder().encode(text));
 }
 
 /** The logs of which a policy is pinned here. */
@@ -47,15 +45,14 @@ function pins() {
   }
 }
 
-/** A policy file that was read: { bytes, text, sum, policy }. Throws where it is none. */
+/** A policy file that was read: { bytes, sum, policy }. Throws where it is none. */
 async function policyOf(bytes) {
-  const policy = await parsePolicy(bytes);
-  return { bytes, text: new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes), sum: await fingerprint(bytes), policy };
+  return { bytes, sum: await fingerprint(bytes), policy: await parsePolicy(bytes) };
 }
 
 /** Keeps a policy as that of each of its logs. */
-function pin({ text, policy }) {
-  for (const { name } of policy.logs) localStorage.setItem(`tallystick policy ${name}`, text);
+function pin({ bytes, policy }) {
+  for (const { name } of policy.logs) localStorage.setItem(`tallystick policy ${name}`, toBase64(bytes));
 }
 
 function forget({ policy }) {
@@ -113,7 +110,7 @@ class Panel {
     this.verdict.replaceChildren(make("p", { class: `notice ${LOOKS[is]}` }, text));
   }
 
-  /** The policy that the console serves: { bytes, text, sum, policy }, or null. */
+  /** The policy that the console serves: { bytes, sum, policy }, or null. */
   async served() {
     const url = this.section.dataset.policy;
     if (!url) return null;
@@ -132,13 +129,7 @@ class Panel {
     const served = await this.served();
     let mine = null;
     const names = origin === undefined ? (served?.policy.logs ?? []).map((l) => l.name) : [origin];
-    for (const name of names) {
-      try {
-        mine ??= await pinned(name);
-      } catch {
-        // What is kept here is no policy any more. It is not used, and a new one can be pinned.
-      }
-    }
+    for (const name of names) mine ??= await pinned(name);
     return { served, mine };
   }
 

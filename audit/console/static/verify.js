@@ -51,10 +51,11 @@ function fromBinary(s) {
   return out;
 }
 
-const toBase64 = (bytes) => btoa(binary(bytes));
+/** Standard base64 of bytes. */
+export const toBase64 = (bytes) => btoa(binary(bytes));
 
 /** The bytes of standard base64 in its one spelling; null for any other text. */
-function fromBase64(text) {
+export function fromBase64(text) {
   let s;
   try {
     s = atob(text);

@@ -3,8 +3,9 @@
 //
 // What is always true of it:
 //
-//   - content comes from the [audit.Desk] and from nowhere else, so whatever page shows any has its access entry, with who and
-//     why; nobody's reason is made up for him: who has given none is asked for one, and shown nothing until then;
+//   - content comes from the [audit.Desk], and that of a call which waits from the gateway, so whatever page shows any has its
+//     access entry, with who and why; nobody's reason is made up for him: who has given none is asked for one, and shown nothing
+//     until then;
 //   - which role a page or a deed needs stands in one table, routes, and nothing is served that is not in it;
 //   - recorded content is text in every page: html/template writes it, no script may turn it into anything else (Trusted Types),
 //     and what cannot be seen in it, or turns writing round, is made visible;
@@ -12,6 +13,9 @@
 //   - what changes something is a POST which a page of another site cannot have sent ([http.CrossOriginProtection]: a browser says
 //     where a request comes from, which needs no words in forms and nothing to keep; cookies with SameSite stand beside it);
 //   - it answers only to the names it was told, so that no name of somebody else's leads to it.
+//
+// Beyond this machine it is reached by https, by itself or behind whoever passes requests on: only there does a browser say of a page
+// that tells nobody where it came from, as these do, that a request comes from it.
 //
 // It has no log of its own, no users, no session of who is signed in, and no listener: [Config] brings them.
 //
@@ -23,7 +27,8 @@
 //	  <div id="player"></div>                                this, which is empty,
 //	  <table id="events"><tbody>                             and moves through these rows
 //	    <tr id="e17" data-at="12345" data-bytes="93">        event 17 of the answer, counted from 0: microseconds since the answer
-//	      <td class="says">…</td>                            began, -1 where that is not on record; bytes; the words that it adds
+//	      <td class="says">…</td>                            began, -1 where that is not on record; bytes; the words that it adds;
+//	                                                         with the class mark where it is masked, cut off, faulty, or long in coming
 //	<section id="proof" data-session="ID" data-bundle="/sessions/ID/bundle" data-policy="/policy">
 //	  <div id="verdict" aria-live="polite"></div>            empty; a module puts the button here, and what it found
 //

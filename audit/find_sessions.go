@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
 	"github.com/tallystick/tallystick/verify"
 )
@@ -61,7 +62,7 @@ type Page struct {
 	// Short says that the search stopped for the time it took before the page was full: go on with Next.
 	Short   bool          `json:"short,omitempty"`
 	Indexed uint64        `json:"indexed"`         // the index has the entries before this one
-	Size    uint64        `json:"size"`            // of the log; where it is more than Indexed, the newest are not found yet
+	Size    uint64        `json:"size"`            // of the log when it was asked; where it is more than Indexed, the newest are not found yet
 	Notes   []string      `json:"notes,omitempty"` // what the asker should know of the answer, in words
 	Took    time.Duration `json:"took"`            // nanoseconds, without what it took to record that it was asked
 }
@@ -122,6 +123,10 @@ func (d *Desk) Search(ctx context.Context, who Asker, q Query) (Page, error) {
 	if q.After != "" {
 		detail += " (a further page)"
 	}
+	size, err := d.size(ctx) // before the search itself is in it
+	if err != nil && !errors.Is(err, tlog.ErrNotFound) {
+		return Page{}, err
+	}
 	if err := d.admit(ctx, who, Search, record.ID{}, detail); err != nil {
 		return Page{}, err
 	}
@@ -130,9 +135,7 @@ func (d *Desk) Search(ctx context.Context, who Asker, q Query) (Page, error) {
 	if err != nil {
 		return Page{}, fmt.Errorf("search: %w", err)
 	}
-	if p.Size, err = d.size(ctx); err != nil {
-		return Page{}, err
-	}
+	p.Size = max(size, p.Indexed)
 	p.Notes = append(p.Notes, notes...)
 	if want.words() {
 		for i := range p.Hits {

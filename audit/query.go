@@ -204,7 +204,7 @@ func (t *Term) fill(value, whole string, now time.Time) (err error) {
 		}
 		return nil
 	}
-	return fmt.Errorf("there is no field %s:; there are caller, group, model, route, rule, status, outcome, verdict, approval, finding, session, tokens, duration, since, until and value. "+
+	return fmt.Errorf("there is no field %s; there are caller, group, model, route, rule, status, outcome, verdict, approval, finding, session, tokens, duration, since, until and value. "+
 		"To look for the words, write them in quotes", shorten(t.field))
 }
 

@@ -102,7 +102,7 @@ func TestParseQueryHelps(t *testing.T) {
 		"--":                          "no letter",
 		"⟦⟧":                          "no letter",
 		"caller:":                     "caller:NAME",
-		"colour:red":                  "no field \"colour\":",
+		"colour:red":                  "no field \"colour\"",
 		"https://example.com":         "in quotes",
 		"status:teapot":               "status:404",
 		"status:99":                   "status:4xx",

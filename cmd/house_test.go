@@ -53,7 +53,7 @@ var homes = map[string][]string{
 	"github.com/ncruces/go-sqlite3":   {"audit/search"},
 	"github.com/nyaruka/phonenumbers": {"tlog/record/mask"},
 	"github.com/BurntSushi/toml":      {"tlog/record/mask"}, // the format of rules for secrets
-	"golang.org/x/sys":                {"tlog/local", "tlog/latest", "keys/file", "keys/ring", "witness", "gateway"},
+	"golang.org/x/sys":                {"tlog/local", "tlog/latest", "keys/file", "keys/ring", "witness", "gateway", "cmd/tally"},
 	"github.com/prometheus":           {"witness", "cmd"},
 	"github.com/coreos/go-oidc":       {"gateway/oidc"},
 	"github.com/go-jose/go-jose":      {"gateway/oidc"}, // what go-oidc reads keys with

@@ -133,6 +133,11 @@ func newStore(ctx context.Context, c *Config, former string) (*store, error) {
 	if err := writeKeyName(c.Dir, name); err != nil {
 		return nil, err
 	}
+	f, err := os.OpenFile(filepath.Join(c.Dir, fileName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // or else others could read it
+	if err != nil {
+		return nil, fmt.Errorf("search: %w", err)
+	}
+	f.Close()
 	s, err := c.open(key)
 	if err != nil {
 		return nil, fmt.Errorf("search: %w", err)

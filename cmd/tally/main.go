@@ -36,6 +36,7 @@ Run it:
   tally demo                  run everything here, before a fake model or yours, and show what to try
   tally serve --config FILE   run the gateway and the log as a file says
   tally fsck                  read everything that a closed log has stored and hash it again
+  tally reindex               make the index of sessions again from the log
 
 Judge calls, and say yes to those that need it:
   tally policy check FILE     read the rules that judge calls, and say what is wrong with them
@@ -46,6 +47,7 @@ Judge calls, and say yes to those that need it:
   tally deny ID --reason TEXT say no
 
 Look at what is on record:
+  tally search QUERY          find sessions, by words, fields, and values that are masked
   tally show SESSION          show what was asked, answered, judged and masked
   tally replay SESSION        play the answer back as it came, at its own times
 
@@ -88,6 +90,7 @@ func (t *tally) run(ctx context.Context, args []string) int {
 		"demo": t.demo, "serve": t.serve, "fsck": t.fsck,
 		"policy": t.policy, "approvals": t.approvals, "approve": t.approve, "deny": t.deny,
 		"export": t.export, "disclose": t.disclose, "unseal": t.unseal,
+		"search": t.search, "reindex": t.reindex,
 		"show": t.showSession, "replay": t.replay, "mock": t.mock,
 		"erase": t.erase, "retain": t.retain,
 		"keys": t.keys, "login": t.login, "tokens": t.tokens,

@@ -66,6 +66,7 @@ type Vault struct {
 	quorum  atomic.Pointer[witness.Quorum]
 	rules   atomic.Pointer[audit.Retention] // they can change, too
 	mirrors []*witness.Mirror
+	search  searching
 	runs    []func(context.Context) error
 	c       *config.Config
 	env     Env
@@ -359,6 +360,7 @@ func (v *Vault) Run(ctx context.Context) error { return together(ctx, v.runs...)
 // Close closes all that was opened. Run must have returned.
 func (v *Vault) Close() error {
 	var errs []error
+	errs = append(errs, v.search.close())
 	for _, p := range v.pens {
 		errs = append(errs, p.Close())
 	}
@@ -392,6 +394,10 @@ func (v *Vault) Desk(id string) (*audit.Desk, *record.Writer, error) {
 		return nil, nil, err
 	}
 	d.Retention(v.retention)
+	if err := v.search.open(v.c, v.keys, v.env.Logger, false); err != nil {
+		return nil, nil, err
+	}
+	v.search.forgets(d)
 	return d, pen, v.KeepTo(v.c)
 }
 
@@ -495,11 +501,15 @@ func (h *House) addGateway(c *config.Config, gc gateway.Config, mux *http.ServeM
 		h.env.Logger.Warn("there is a policy and nobody to ask: what it asks about, or cannot judge, is refused; say who decides under gateway.approvals")
 	}
 	h.law = newLaw(&c.Gateway, gc.Policy, h.Gateway.SetPolicy, h.env.Logger)
+	if err := h.Vault.search.open(c, h.Vault.keys, h.env.Logger, true); err != nil {
+		return err
+	}
 	desk, pen, err := h.Vault.Desk(c.Gateway.ID + ".desk")
 	if err != nil {
 		return err
 	}
 	h.desk, h.pen = desk, pen
+	h.runs = append(h.runs, h.Vault.search.serves(desk, masksOf(gc.Routes)))
 	mux.Handle(audit.Prefix, audit.Handler(desk, sha256.Sum256(token), h.env.Logger))
 	return nil
 }

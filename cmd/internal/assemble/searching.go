@@ -13,6 +13,7 @@ import (
 	"github.com/tallystick/tallystick/audit/search"
 	"github.com/tallystick/tallystick/cmd/internal/config"
 	"github.com/tallystick/tallystick/gateway"
+	"github.com/tallystick/tallystick/tlog/record"
 	"github.com/tallystick/tallystick/tlog/record/mask"
 )
 
@@ -74,4 +75,27 @@ func (s *searching) close() error {
 		return nil
 	}
 	return s.index.Close()
+}
+
+// SearchDesk makes a desk as [Vault.Desk] does, for searching in a log that nobody serves: the index is begun where there is none, and
+// follow has it follow the log, beside Run.
+func (v *Vault) SearchDesk(id string) (desk *audit.Desk, pen *record.Writer, follow func(context.Context) error, err error) {
+	if v.c.SearchDir() == "" {
+		return nil, nil, nil, audit.ErrNoIndex
+	}
+	maskers, err := readMaskers(v.c, v.refs)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if err := v.search.open(v.c, v.keys, v.env.Logger, true); err != nil {
+		return nil, nil, nil, err
+	}
+	if desk, pen, err = v.Desk(id); err != nil {
+		return nil, nil, nil, err
+	}
+	var masks []*mask.Masker
+	for _, m := range maskers {
+		masks = append(masks, m.mask)
+	}
+	return desk, pen, v.search.serves(desk, masks), nil
 }

@@ -14,7 +14,8 @@
 //   - a connection to a model carries the calls of one caller, and what comes on it unasked is nobody's answer;
 //   - a call that has begun has one end on record, whatever ends it: the model, the caller, a limit, a fault of ours, or,
 //     after a crash, the next boot;
-//   - a caller gets receipts of its own sessions, and of nobody else's.
+//   - a caller gets receipts of its own sessions, and of nobody else's;
+//   - what is counted and traced of calls has nothing of what they say, nor of who says it.
 //
 // It knows the log only as [Log], and the keepers of data keys only as [Keys].
 package gateway

@@ -494,3 +494,26 @@ func TestConfig(t *testing.T) {
 		t.Error("the zero value is not the link")
 	}
 }
+
+// BenchmarkTrip is what it costs a call to be followed, and what it costs not to be in the sample.
+func BenchmarkTrip(b *testing.B) {
+	for _, sample := range []float64{1, 1e-9} {
+		b.Run(fmt.Sprint(sample), func(b *testing.B) {
+			tracer, err := New(Config{Endpoint: "http://127.0.0.1:1", Sample: sample, Queue: 1})
+			if err != nil {
+				b.Fatal(err)
+			}
+			now := time.Now()
+			t := &gateway.Trip{
+				Session: record.NewID(now), Route: "openai", API: gateway.OpenAI, Method: "POST", Endpoint: "/v1/chat/completions", Operation: "chat", Provider: "openai",
+				Model: "fake-1", Host: "api.openai.com", Port: 443, Outcome: "complete", Status: 200, Received: now, Decided: now, Recorded: now, Sent: now, First: now, Last: now, Ended: now,
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				c := tracer.Begin(now, "", "")
+				c.Sending()
+				c.End(t)
+			}
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"os"
 	"strings"
 	"testing"
 )
@@ -37,6 +38,25 @@ func TestOps(t *testing.T) {
 	for at, private := range map[string]bool{"127.0.0.1:1": true, "[::1]:1": true, "localhost:1": true, "0.0.0.0:1": false, "10.0.0.1:1": false} {
 		if (Ops{Listen: at}).Private() != private {
 			t.Errorf("%s", at)
+		}
+	}
+}
+
+// What the README shows of it is taken.
+func TestReadmeOps(t *testing.T) {
+	text, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"ops", "traces"} {
+		_, block, ok := strings.Cut(string(text), "\n    "+key+":\n")
+		block, _, _ = strings.Cut(block, "\n\n")
+		if !ok {
+			t.Fatalf("the README has no %s any more", key)
+		}
+		c, err := Parse([]byte(good+"\n"+key+":\n"+strings.ReplaceAll("\n"+block, "\n    ", "\n")+"\n"), "/etc/tally")
+		if err != nil || key == "ops" && len(c.Ops.Models) != 2 || key == "traces" && c.Traces.Sample != 0.1 {
+			t.Errorf("%s: %v", key, err)
 		}
 	}
 }

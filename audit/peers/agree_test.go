@@ -478,6 +478,32 @@ func TestBrowserAgrees(t *testing.T) {
 		}
 		matters = append(matters, matter{name: name, bundle: write(t, b), policy: alone, claim: c.claim})
 	}
+	for name, edit := range map[string]func(is map[uint64]*record.Entry, leaf map[uint64]tlog.Hash){
+		"asked twice": func(is map[uint64]*record.Entry, _ map[uint64]tlog.Hash) {
+			is[8].Reason, is[8].Tag, is[8].Until = "", is[5].Tag, is[5].Until
+		},
+		"used after it had expired": func(is map[uint64]*record.Entry, leaf map[uint64]tlog.Hash) {
+			is[8].Reason, is[9].Reason, is[11].Grant = record.Granted, record.Expired, leaf[8]
+		},
+		"a no is used":         func(is map[uint64]*record.Entry, _ map[uint64]tlog.Hash) { is[16].Reason = record.No },
+		"used too late":        func(is map[uint64]*record.Entry, _ map[uint64]tlog.Hash) { is[5].Until = is[9].Time.Add(1000) },
+		"answered too late":    func(is map[uint64]*record.Entry, _ map[uint64]tlog.Hash) { is[15].Until = is[15].Time.Add(1000) },
+		"sent all the same":    func(is map[uint64]*record.Entry, _ map[uint64]tlog.Hash) { is[22].Outcome = record.Complete },
+		"two yeses are needed": func(is map[uint64]*record.Entry, _ map[uint64]tlog.Hash) { is[16].Reason = record.Granted },
+	} {
+		_, approvals, _, _ := load(t)
+		b := retell(t, approvals, func(entries []*verify.Entry, is []*record.Entry) {
+			at, leaf := make(map[uint64]*record.Entry), make(map[uint64]tlog.Hash)
+			for i, e := range entries {
+				at[e.Index], leaf[e.Index] = is[i], tlog.HashLeaf(e.Bytes)
+			}
+			edit(at, leaf)
+		})
+		if b == nil {
+			t.Fatalf("%s: no entry", name)
+		}
+		matters = append(matters, matter{name: name, bundle: write(t, b), policy: alone, claim: verify.ApprovalGiven})
+	}
 	agree(t, matters)
 }
 

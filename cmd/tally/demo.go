@@ -490,6 +490,8 @@ func (d *demonstration) show(gatewayURL, logURL, console, policy, session string
 	if !strings.ContainsRune(bin, filepath.Separator) {
 		verifier = "tally-verify"
 	}
+	fmt.Fprintf(out, "  # look at a session; replay in the place of show plays an answer back as it came\n")
+	fmt.Fprintf(out, "  %s show %s --data %s\n\n", bin, session, dir)
 	fmt.Fprintf(out, "  # hand a session to an auditor, who believes neither us nor you\n")
 	fmt.Fprintf(out, "  %s export %s --data %s -o session.bundle\n", bin, session, dir)
 	fmt.Fprintf(out, "  %s bundle session.bundle --policy %s\n\n", verifier, filepath.Join(dir, policyFile))

@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -111,6 +113,9 @@ func (w *watchman) serve(ctx context.Context, at net.Listener) error {
 
 // handler is everything that those who run the house are told.
 func (w *watchman) handler() http.Handler {
+	if ix := w.h.Vault.search.index; ix != nil {
+		w.followers["index"] = ix.Indexed
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(w.collectors()...)
 	mux := http.NewServeMux()
@@ -189,8 +194,8 @@ func (w *watchman) readiness() (all []string, ready bool) {
 		n, _ := v.ring.Stock()
 		say("data keys", nil, "%d are ready", n)
 	}
-	for name, entries := range w.followers {
-		n := entries()
+	for _, name := range slices.Sorted(maps.Keys(w.followers)) {
+		n := w.followers[name]()
 		say(name, nil, "%d entries behind", max(size, n)-n)
 	}
 	return all, ready

@@ -105,7 +105,7 @@ func TestOps(t *testing.T) {
 	}))
 	defer collector.Close()
 	h, at := opsHouse(t, "ops: {listen: 127.0.0.1:9464, models: [fake-1]}\ntraces: {endpoint: '"+collector.URL+"', headers: {api-key: {file: collector.key}}}\n")
-	h.follows("index", func() uint64 { return 3 })
+	h.follows("another", func() uint64 { return 3 })
 	if h.watch.c.Ops.Listen != "127.0.0.1:9464" {
 		t.Fatal(h.watch.c.Ops)
 	}
@@ -161,7 +161,7 @@ func TestOps(t *testing.T) {
 		`tally_gateway_overhead_seconds_count{api="openai",route="openai",stage="after_answer"} 3`,
 		`tally_gateway_approvals_waiting 0`, `tally_gateway_approvals_total{event="asked"} 0`, `tally_gateway_ready 1`,
 		`tally_gateway_unrecorded_total{what="request"} 0`, `tally_log_takes_entries{origin="log.example/watched"} 1`,
-		`tally_follower_entries{follower="index"} 3`, `tally_build_info{go="` + runtime.Version() + `",software="tallystick/test"} 1`,
+		`tally_follower_entries{follower="another"} 3`, `tally_follower_lag_entries{follower="index"}`, `tally_build_info{go="` + runtime.Version() + `",software="tallystick/test"} 1`,
 		`gen_ai_client_operation_time_to_first_chunk_seconds_count`, `go_goroutines`, `process_resident_memory_bytes`, `tally_data_keys_ready`,
 	} {
 		if !strings.Contains(text, line) {
@@ -192,7 +192,7 @@ func TestOps(t *testing.T) {
 	for _, p := range problems {
 		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
-	if code, says := get(t, base+"/readyz"); code != 200 || !strings.Contains(says, "gateway: calls pass") || !strings.Contains(says, "index: ") {
+	if code, says := get(t, base+"/readyz"); code != 200 || !strings.Contains(says, "gateway: calls pass") || !strings.Contains(says, "another: ") || !strings.Contains(says, "index: ") {
 		t.Errorf("%d %s", code, says)
 	}
 	if code, says := get(t, base+"/healthz"); code != 200 || says != "ok\n" {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/tallystick/tallystick/audit"
@@ -16,7 +17,7 @@ import (
 )
 
 // ranges are the times that the overview is about, and in how many spans each is drawn.
-var ranges = []timeRange{
+var ranges = [...]timeRange{
 	{"10m", 10 * time.Minute, 40},
 	{"1h", time.Hour, 60},
 	{"24h", 24 * time.Hour, 48},
@@ -129,27 +130,49 @@ func (o *Console) overview(v *visit) error {
 
 // stats counts over the range that was asked for; where none was, over the last day, or less if nothing is older.
 func (o *Console) stats(ctx context.Context, word string, page *overview) (*audit.Stats, error) {
-	at := slices.IndexFunc(ranges, func(r timeRange) bool { return r.Word == word })
+	at := slices.IndexFunc(ranges[:], func(r timeRange) bool { return r.Word == word })
 	asked := at >= 0
 	if !asked {
 		at = usualRange
 	}
-	now := o.now().UTC()
-	count := func() (*audit.Stats, error) {
-		r := ranges[at]
-		span := r.Long / time.Duration(r.Spans)
-		to := now.Truncate(span).Add(span)
-		return o.c.Desk.Stats(ctx, to.Add(-r.Long), to, r.Spans)
-	}
-	s, err := count()
-	for err == nil && !asked && at > 0 && s.All.Sessions > 0 && !s.Spans[slices.IndexFunc(s.Spans, func(c audit.Count) bool { return c.Sessions > 0 })].From.Before(now.Add(-ranges[at-1].Long)) {
-		at--
-		s, err = count()
+	s, err := o.counted[at].get(ctx, o, ranges[at])
+	for err == nil && !asked && at > 0 && s.All.Sessions > 0 {
+		less, wrong := o.counted[at-1].get(ctx, o, ranges[at-1])
+		if err = wrong; err != nil || less.All.Sessions < s.All.Sessions {
+			break
+		}
+		at, s = at-1, less
 	}
 	for i, r := range ranges {
 		page.Ranges = append(page.Ranges, rangeLink{r.Word, i == at})
 	}
 	return s, err
+}
+
+// A counted is what was counted over one range, for all who look at it. It is counted anew after ten times as long as it took, so
+// that however many sessions there are, and however many look, a tenth of one core's time goes into it.
+type counted struct {
+	mu    sync.Mutex
+	stats *audit.Stats // never changed
+	until time.Time
+}
+
+func (c *counted) get(ctx context.Context, o *Console, r timeRange) (*audit.Stats, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	begun := o.now()
+	if c.stats != nil && begun.Before(c.until) {
+		return c.stats, nil
+	}
+	span := r.Long / time.Duration(r.Spans)
+	to := begun.UTC().Truncate(span).Add(span)
+	s, err := o.c.Desk.Stats(ctx, to.Add(-r.Long), to, r.Spans)
+	if err != nil {
+		return nil, err
+	}
+	done := o.now()
+	c.stats, c.until = s, done.Add(10*done.Sub(begun))
+	return s, nil
 }
 
 // draw makes the charts and tallies of the numbers.

@@ -38,14 +38,15 @@ var pages embed.FS
 // A Console serves the pages. Safe for concurrent use. Its streams of events end with their request, so a server that is to stop has
 // a BaseContext that ends.
 type Console struct {
-	c      Config
-	policy *tlog.Policy // nil for none
-	other  *http.CrossOriginProtection
-	mux    *http.ServeMux
-	routes []route
-	pages  map[string]*template.Template
-	log    *slog.Logger
-	now    func() time.Time
+	c       Config
+	policy  *tlog.Policy // nil for none
+	other   *http.CrossOriginProtection
+	mux     *http.ServeMux
+	routes  []route
+	pages   map[string]*template.Template
+	counted [len(ranges)]counted
+	log     *slog.Logger
+	now     func() time.Time
 }
 
 // New returns a console. It fails where something is missing that it cannot be without, or the policy cannot be read.

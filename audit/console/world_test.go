@@ -105,6 +105,7 @@ type fakeIndex struct {
 	mu    sync.Mutex
 	hits  []audit.Hit
 	asked []audit.Wanted
+	count func() // called whenever it counts; nil for nothing
 }
 
 func (x *fakeIndex) Forget(context.Context, record.ID) error { return nil }
@@ -129,6 +130,9 @@ func (x *fakeIndex) Rebuild(context.Context) error { return nil }
 func (x *fakeIndex) Count(_ context.Context, from, to time.Time, spans int) (*audit.Stats, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.count != nil {
+		x.count()
+	}
 	s := audit.NewStats(from, to, spans)
 	for i := range x.hits {
 		s.Add(&x.hits[i])

@@ -1,0 +1,115 @@
+package console
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tallystick/tallystick/audit"
+)
+
+// Sessions are counted over the shortest time that has all of the last day, or over what somebody chose; and not again until ten
+// times as long has gone as it took, however many look.
+func TestOverviewCounts(t *testing.T) {
+	w := newWorld(t)
+	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+	w.console.now = func() time.Time { return now }
+	counts, took := 0, time.Second
+	w.index.count = func() { counts++; now = now.Add(took) }
+	at := func(age time.Duration) audit.Hit {
+		return audit.Hit{Began: now.Add(-age), Ended: now.Add(-age), Outcome: "complete", In: -1, Out: -1}
+	}
+	current := func(query string) string {
+		t.Helper()
+		page := visitor{w, "ann", audit.Approver, ""}.get("/" + query).Body.String()
+		_, page, _ = strings.Cut(page, `" aria-current="true">`)
+		word, _, _ := strings.Cut(page, "<")
+		return word
+	}
+	for _, c := range []struct {
+		ages []time.Duration
+		want string
+	}{{nil, "24h"}, {[]time.Duration{time.Minute}, "10m"}, {[]time.Duration{time.Minute, 40 * time.Minute}, "1h"}, {[]time.Duration{time.Minute, 5 * time.Hour}, "24h"}, {[]time.Duration{40 * 24 * time.Hour}, "24h"}} {
+		w.index.hits = nil
+		for _, age := range c.ages {
+			w.index.hits = append(w.index.hits, at(age))
+		}
+		now = now.Add(time.Minute) // what was counted is out of date
+		for i := range w.index.hits {
+			w.index.hits[i].Began = w.index.hits[i].Began.Add(time.Minute)
+		}
+		if got := current(""); got != c.want {
+			t.Errorf("sessions %v ago: %s", c.ages, got)
+		}
+	}
+	if got := current("?range=30d"); got != "30d" {
+		t.Errorf("chosen: %s", got)
+	}
+	if got := current("?range=7y"); got != "24h" {
+		t.Errorf("a range that there is not: %s", got)
+	}
+	now = now.Add(time.Hour)
+	counts = 0
+	for range 5 {
+		current("?range=7d")
+	}
+	if counts != 1 {
+		t.Errorf("counted %d times", counts)
+	}
+	now = now.Add(10*took + time.Millisecond)
+	if current("?range=7d"); counts != 2 {
+		t.Errorf("counted %d times, when it was out of date", counts)
+	}
+}
+
+// Charts are drawn within their frame, and every number in them stands in a table too.
+func TestCharts(t *testing.T) {
+	starts := make([]time.Time, 48)
+	for i := range starts {
+		starts[i] = time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC).Add(time.Duration(i) * 30 * time.Minute)
+	}
+	a, b := make([]float64, 48), make([]float64, 48)
+	a[3], b[3], a[47] = 7, 5, 1
+	c := bars("x", "X", starts, 30*time.Minute, plainNumber, series{"a", "c1", a}, series{"b", "c3", b})
+	if len(c.Rects) != 3 || len(c.Rows) != 2 || !slices.Equal(c.Rows[0].Cells, []string{"7", "5"}) || !strings.Contains(c.Says, "8 a, 5 b; most, 12, in the 30 minutes from 2026-11-25 01:30 UTC") {
+		t.Errorf("%+v\n%s", c.Rects, c.Says)
+	}
+	if c := bars("x", "X", starts, time.Minute, plainNumber, series{"a", "c1", make([]float64, 48)}); !c.Empty || c.Says != "Nothing in this time." || len(c.Rects) > 0 {
+		t.Errorf("of nothing: %+v", c)
+	}
+	for i := range b {
+		b[i] = -1
+	}
+	b[10], b[11], b[20] = 0.5, 2, 1
+	l := lines("y", "Y", starts, time.Hour, secondsText, series{"b", "c1", b})
+	if len(l.Lines) != 1 || len(l.Rects) != 3 || l.Lines[0].Points == "" || !strings.HasPrefix(l.Says, "At most 2.00 s (b), in the hour from") {
+		t.Errorf("%+v\n%s", l, l.Says)
+	}
+	for f, want := range map[float64]float64{0: 3, 1: 3, 3: 3, 4: 4.5, 10: 12, 12: 12, 13: 15, 100: 120, 0.4: 0.45, 95: 120, 1e6: 1.2e6} {
+		if got := above(f); got < f || got/want > 1.0001 || got/want < 0.9999 {
+			t.Errorf("above %v is %v, want %v", f, got, want)
+		}
+	}
+}
+
+// Numbers, sizes and times are written for people.
+func TestWritten(t *testing.T) {
+	for got, want := range map[string]string{
+		count(0): "0", count(1234567): "1\u202f234\u202f567", count(int64(-1)): "–", count(uint64(999)): "999", count(0.25): "0.25", count(1e6): "1\u202f000\u202f000",
+		size(-1): "–", size(999): "999 B", size(1000): "1.00 kB", size(65536): "65.5 kB", size(28463865856): "28.5 GB",
+		short(-1): "–", short(0): "0", short(28 * time.Microsecond): "28.0 µs", short(1400 * time.Millisecond): "1.40 s", short(5 * time.Minute): "5 min", short(50 * time.Hour): "2 days",
+		offset(-1): "–", offset(1279300 * time.Microsecond): "1279.300", measure(Number{"", 12, ""}): "12", measure(Number{"", 3, "checkpoints"}): "3 checkpoints", measure(Number{"", 2.5, "seconds"}): "2.50 s",
+		who("alice", ""): "alice", who("alice", "a@b.example"): "alice <a@b.example>", who("a@b.example", "a@b.example"): "a@b.example",
+	} {
+		if got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+	for d, want := range map[time.Duration]string{0: "just now", 30 * time.Second: "30 s ago", 5 * time.Minute: "5 min ago", 5 * time.Hour: "5 hours ago", 72 * time.Hour: "3 days ago", -10 * time.Minute: "in 10 min"} {
+		if got := ago(now, now.Add(-d)); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+}

@@ -31,7 +31,7 @@ seconds since the request. Control characters in what is recorded are shown as e
 	speed := fs.Float64("speed", 1, "how many `times` faster than recorded")
 	noDelay := fs.Bool("no-delay", false, "play at once")
 	step := fs.Bool("step", false, "wait for the return key before each thing that happened; q and return ends it")
-	idle := fs.Duration("idle-limit", 0, "the longest silence that is played, a `time` such as 2s; by default all of each")
+	idle := fs.Duration("idle-limit", 0, "the longest silence that is played, a `time` such as 2s; 0s for all of each")
 	wire := fs.Bool("wire", false, "show heads, bodies and events as they were, in place of what they say")
 	timing := fs.Bool("timing", false, "say at the end how late events were played")
 	versus := t.versus(fs)

@@ -76,6 +76,12 @@ func (o *Console) search(v *visit) error {
 			return err
 		}
 	}
+	for i := range page.Page.Hits {
+		h := &page.Page.Hits[i]
+		for _, fact := range []*string{&h.Caller, &h.Model, &h.Route, &h.Rule, &h.Refusal} {
+			*fact = brief(*fact)
+		}
+	}
 	return o.show(v, status, "search", "Search", page)
 }
 

@@ -19,6 +19,9 @@ const (
 	eventsPage = 1000    // events of a timeline on a page
 	pageText   = 1 << 20 // bytes of content on a page, as far as that can be cut
 	pieceText  = 64 << 10
+	factText   = 4 << 10 // bytes of a fact, which is a line mostly
+	pageTurns  = 500     // messages of a conversation, and twice as many parts
+	pageRows   = 200     // parameters, and tools
 )
 
 // A sessionPage is one session.
@@ -28,6 +31,7 @@ type sessionPage struct {
 	How      string // outcome, refused or open
 	Asked    []turn
 	Answered []turn
+	More     int  // messages and parts that are left out
 	Asks     part // the request's body
 	Answers  part
 	AskBody  string // where more of it is
@@ -172,16 +176,36 @@ func readSession(s verify.Session, from int) *sessionPage {
 	case p.How == "":
 		p.How = "open"
 	}
-	left := pageText
-	for _, m := range t.Messages {
-		p.Asked = append(p.Asked, turn{Role: m.Role, Name: m.Name, Parts: cutParts(m.Parts, &left)})
+	for _, fact := range []*string{&t.Caller.Name, &t.Caller.Key, &t.Caller.Issuer, &t.Caller.Subject, &t.Caller.Email, &t.Route, &t.Upstream, &t.Model, &t.Answerer, &t.Rule,
+		&t.Request.Method, &t.Request.Target, &t.Answer.Finish, &t.Answer.Error, &t.Answer.Problem, &t.Answer.Kept} {
+		*fact = brief(*fact)
 	}
-	for _, r := range t.Replies {
-		one := turn{Role: r.Role, Finish: r.Finish, Parts: cutParts(r.Parts, &left)}
+	left, turns, pieces := pageText, pageTurns, 2*pageTurns
+	first := func(n int, of *int) int { // as many as are shown
+		shown := min(n, *of)
+		*of -= shown
+		p.More += n - shown
+		return shown
+	}
+	for _, m := range t.Messages[:first(len(t.Messages), &turns)] {
+		p.Asked = append(p.Asked, turn{Role: brief(m.Role), Name: brief(m.Name), Parts: cutParts(m.Parts[:first(len(m.Parts), &pieces)], &left)})
+	}
+	left, turns, pieces = max(left, pieceText), max(turns, pageTurns/5), max(pieces, pageTurns/5) // something of the answer is always there
+	for _, r := range t.Replies[:first(len(t.Replies), &turns)] {
+		one := turn{Role: brief(r.Role), Finish: brief(r.Finish), Parts: cutParts(r.Parts[:first(len(r.Parts), &pieces)], &left)}
 		if len(t.Replies) > 1 {
 			one.Choice = r.Choice + 1
 		}
 		p.Answered = append(p.Answered, one)
+	}
+	t.Request.Params, t.Request.Tools = t.Request.Params[:min(len(t.Request.Params), pageRows)], t.Request.Tools[:min(len(t.Request.Tools), pageRows)]
+	for i := range t.Request.Params {
+		one := &t.Request.Params[i]
+		one.Name, one.Value = brief(one.Name), brief(one.Value)
+	}
+	for i := range t.Request.Tools {
+		one := &t.Request.Tools[i]
+		one.Name, one.Description = brief(one.Name), brief(one.Description)
 	}
 	p.Asks, p.Answers = partOf(t.Request.Body, 1), partOf(t.Answer.Body, 1)
 	p.Masked = len(t.Findings) > 0
@@ -222,6 +246,16 @@ func cut(s string, left *int) (string, int) {
 	}
 	*left -= n
 	return s[:n], len(s) - n
+}
+
+// brief cuts what is a line mostly, and says so.
+func brief(s string) string {
+	left := factText
+	s, more := cut(s, &left)
+	if more > 0 {
+		s += fmt.Sprintf(" … and %s bytes more, in the body", count(more))
+	}
+	return s
 }
 
 // phases returns the stretches of a call's time that are on record.

@@ -384,6 +384,12 @@ func TestLong(t *testing.T) {
 	if page := ann.get("/sessions/" + id.String() + "?from=99999999").Body.String(); !strings.Contains(page, `id="e2501"`) {
 		t.Error("from beyond the end the last are shown")
 	}
+	many := w.session(call{caller: "alice", model: strings.Repeat("long", 20_000), prompt: "p", reply: "the answer", turns: 3000})
+	w.publish()
+	page = ann.get("/sessions/" + many.String()).Body.String()
+	if n := strings.Count(page, `<li class="turn`); n != pageTurns+1 || !strings.Contains(page, "turn 497</div>") || !strings.Contains(page, "messages and parts more") || !strings.Contains(page, "the answer</div>") || len(page) > 1<<20 {
+		t.Errorf("%d turns in a page of %d bytes", n, len(page))
+	}
 	at, err := record.FindSession(t.Context(), w.log, w.publish(), id, 0)
 	if err != nil {
 		t.Fatal(err)

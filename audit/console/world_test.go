@@ -271,6 +271,7 @@ type call struct {
 	caller, model, agent, prompt, reply, reason string
 	stream                                      bool
 	words                                       bool // the stream has an event for each
+	turns                                       int  // as many messages more
 }
 
 // session writes a whole session and returns its ID.
@@ -279,7 +280,11 @@ func (w *world) session(c call) record.ID {
 	id := record.NewID(time.Now())
 	quote := func(v any) string { b, _ := json.Marshal(v); return string(b) }
 	began := time.Now().UTC().Add(-1500 * time.Millisecond).Truncate(time.Microsecond)
-	body := quote(map[string]any{"model": c.model, "stream": c.stream, "messages": []map[string]string{{"role": "system", "content": "Be brief."}, {"role": "user", "content": c.prompt}}})
+	messages := []map[string]string{{"role": "system", "content": "Be brief."}, {"role": "user", "content": c.prompt}}
+	for i := range c.turns {
+		messages = append(messages, map[string]string{"role": "user", "content": fmt.Sprint("turn ", i)})
+	}
+	body := quote(map[string]any{"model": c.model, "stream": c.stream, "messages": messages})
 	q := w.write(record.Entry{Kind: record.Request, Session: id}, nil,
 		record.FieldSession, id.String(), record.FieldCaller, c.caller, record.FieldHow, "key", record.FieldRemote, "192.0.2.7:41234", record.FieldRoute, "chat", record.FieldUpstream, "https://model.example/v1",
 		record.FieldModel, c.model, record.FieldMethod, "POST", record.FieldTarget, "/v1/chat/completions", record.FieldVerdict, "allow", record.FieldRule, "default",

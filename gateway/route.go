@@ -291,13 +291,16 @@ func isPrefix(s string) bool {
 }
 
 // match returns the route of a path, or nil. path is the raw path of the target, without query.
-func (rs routes) match(path string) *Route {
+func (rs routes) match(path string) *Route { return rs.find(path).route }
+
+// find returns what matches a path; nothing does where it has no route.
+func (rs routes) find(path string) matcher {
 	for _, m := range rs {
 		if path == m.path || (m.path[len(m.path)-1] == '/' && strings.HasPrefix(path, m.path)) {
-			return m.route
+			return m
 		}
 	}
-	return nil
+	return matcher{}
 }
 
 // address returns where a call with that raw path and query goes: the upstream's base with the path behind the

@@ -116,12 +116,13 @@ type call struct {
 	decided, asked, heard, recorded time.Time
 
 	// What it came to, for those who count.
-	outcome    record.Outcome
-	status     int // that its caller was given
-	answerSize int // bytes of the model's body
-	streamed   bool
-	answer     AnswerFacts // for who follows the call
-	trace      Trace       // nil for nobody, and once it has ended
+	outcome     record.Outcome
+	status      int // that its caller was given
+	answerSize  int // bytes of the model's body
+	streamed    bool
+	answer      AnswerFacts // for who follows the call
+	modelStatus int         // 0 for none
+	trace       Trace       // nil for nobody, and once it has ended
 
 	ctx    context.Context // ends with the call: a limit, the caller gone, the gateway stopping
 	cancel context.CancelCauseFunc

@@ -63,6 +63,7 @@ type Trip struct {
 
 // AnswerFacts are what an answer says of itself.
 type AnswerFacts struct {
+	Status                              int // 0 for none
 	Model, ID                           string
 	Finish                              []string // why it ended, of each choice
 	Input, Output, CacheRead, CacheMade int64    // tokens; -1 where it does not say
@@ -96,6 +97,7 @@ func (c *call) tell(no *refusal, now time.Time) {
 		Answer: c.answer, Received: c.received, Decided: c.decided, Asked: c.asked, Answered: c.heard, Recorded: c.recorded,
 		Sent: c.sent, First: c.first, Last: c.modelEnd, Ended: now,
 	}
+	t.Answer.Status = c.modelStatus
 	t.Answer.Input, t.Answer.Output, t.Answer.CacheRead, t.Answer.CacheMade = c.tokens.in, c.tokens.out, c.tokens.cacheRead, c.tokens.cache
 	if !c.asked.IsZero() && c.heard.IsZero() {
 		t.Answered = now // it ends with the waiting
@@ -108,7 +110,7 @@ func (c *call) tell(no *refusal, now time.Time) {
 	}
 	if r := c.route; r != nil {
 		t.Route, t.API, t.Provider = r.Name, r.API, r.provider()
-		t.Endpoint = c.g.routes.endpoint(c.path)
+		t.Endpoint = c.g.routes.find(c.path).path
 		if op := r.API.operation(c.path); op >= 0 {
 			t.Operation = operations[op]
 		}
@@ -228,16 +230,6 @@ func (f *AnswerFacts) finish(b []byte) {
 	if word := quoted(b); word != "" && len(f.Finish) < maxFinish {
 		f.Finish = append(f.Finish, word)
 	}
-}
-
-// endpoint returns the path or prefix by which a path was found.
-func (rs routes) endpoint(path string) string {
-	for _, m := range rs {
-		if path == m.path || m.path[len(m.path)-1] == '/' && strings.HasPrefix(path, m.path) {
-			return m.path
-		}
-	}
-	return ""
 }
 
 // host returns where the model is.

@@ -161,7 +161,7 @@ func (c *call) send(ctx *fasthttp.RequestCtx) (*http.Response, *answerBody, erro
 		}
 		return nil, nil, err
 	}
-	c.first = time.Now()
+	c.first, c.modelStatus = time.Now(), resp.StatusCode
 	a.body = resp.Body
 	c.strikeHead(resp.Header)
 	if err := checkAnswer(resp); err != nil {

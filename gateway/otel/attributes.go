@@ -66,8 +66,8 @@ func modelName(t *gateway.Trip) string {
 func modelAttributes(t *gateway.Trip) []attribute.KeyValue {
 	out := []attribute.KeyValue{session.String(t.Session.String()), serverPort.Int(t.Port), responseSize.Int64(t.AnswerSize)}
 	out = append(out, set(httpMethod, t.Method, serverHost, t.Host, errorType, t.Error)...)
-	if !t.First.IsZero() {
-		out = append(out, httpStatus.Int(t.Status))
+	if t.Answer.Status != 0 {
+		out = append(out, httpStatus.Int(t.Answer.Status))
 	}
 	if t.Operation == "" {
 		return out

@@ -313,6 +313,7 @@ func TestSpans(t *testing.T) {
 	}
 	same(limited, "", map[string]string{"error.type": "", "http.response.status_code": "429"})
 	same(cut, "", map[string]string{"error.type": "truncated", "tallystick.outcome": "truncated"})
+	same(cut, "chat fake-1", map[string]string{"error.type": "truncated", "http.response.status_code": "200"})
 	same(refused, "", map[string]string{"tallystick.outcome": "refused", "tallystick.reason": "policy_denied", "tallystick.verdict": "refuse", "tallystick.rule": "never"})
 	if all := r.of(t, refused); len(all) != 2 || all["decide"] == nil {
 		t.Errorf("of a call that was refused there is %v", all)

@@ -2,17 +2,14 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"text/tabwriter"
@@ -81,6 +78,9 @@ at hand, which are read and not checked: tally-verify does that. What is masked 
 		}
 	case *query != "":
 		c.Match = replay.ByMessage
+	}
+	if _, err := audit.ParseQuery(*query, time.Now()); err != nil {
+		return cli.Usagef("mock: %s", cli.Escape(strings.TrimPrefix(err.Error(), "audit: ")))
 	}
 	if err := onlyHere(*addr); err != nil && !*beyond {
 		return cli.Usagef("mock: %v", err)
@@ -310,36 +310,29 @@ func (r *rehearsal) end() {
 
 // queried returns the sessions that a query finds and that have ended, the oldest first.
 func (t *tally) queried(ctx context.Context, s *source, who audit.Asker, query string) (ids []record.ID, err error) {
-	q := audit.Query{Text: query, Most: audit.MaxHits}
-	for {
-		path := "search?" + url.Values{"q": {q.Text}, "after": {q.After}, "most": {strconv.Itoa(q.Most)}}.Encode()
-		raw, err := t.ask(ctx, s, who, record.ID{}, path, func(ctx context.Context, desk *audit.Desk) ([]byte, error) {
-			page, err := desk.Search(ctx, who, q)
+	err = t.searching(ctx, s, func(ctx context.Context, page func(audit.Query) (audit.Page, error)) error {
+		ids = nil
+		for q := (audit.Query{Text: query, Most: audit.MaxHits}); ; {
+			p, err := page(q)
 			if err != nil {
-				return nil, err
+				return err
 			}
-			return json.Marshal(page)
-		})
-		if err != nil {
-			return nil, err
-		}
-		var page audit.Page
-		if err := json.Unmarshal(raw, &page); err != nil {
-			return nil, fmt.Errorf("what the search answered: %w", err)
-		}
-		for _, h := range page.Hits {
-			if h.Outcome != "open" {
-				ids = append(ids, h.Session)
+			for _, h := range p.Hits {
+				if h.Ended.IsZero() {
+					continue
+				}
+				if ids = append(ids, h.Session); len(ids) > maxMocked {
+					return fmt.Errorf("the query finds more than %d sessions; narrow it", maxMocked)
+				}
+			}
+			if q.After = p.Next; q.After == "" {
+				return nil
 			}
 		}
-		switch q.After = page.Next; {
-		case len(ids) > maxMocked:
-			return nil, fmt.Errorf("the query finds more than %d sessions; narrow it", maxMocked)
-		case len(ids) == 0 && q.After == "":
-			return nil, errors.New("the query finds no session that has ended")
-		case q.After == "":
-			slices.Reverse(ids)
-			return ids, nil
-		}
+	}, who)
+	if err == nil && len(ids) == 0 {
+		err = errors.New("the query finds no session that has ended")
 	}
+	slices.Reverse(ids)
+	return ids, err
 }

@@ -102,6 +102,18 @@ func TestMockAndCompare(t *testing.T) {
 		}
 	}
 
+	// Those that a query finds, once the index has them; the newest entries it may not have yet.
+	await(t, "a query finds it", func() bool {
+		out, errs, code := p.tally("search", "outcome:truncated", "--data", p.data, "--json")
+		if code != 0 {
+			t.Fatalf("exit %d: %s", code, errs)
+		}
+		return strings.Contains(out, cut)
+	})
+	if found := p.mock("--query", "outcome:truncated", "--data", p.data); !strings.Contains(found.out.String(), "1 recorded session ") || !strings.Contains(found.out.String(), cut) {
+		t.Errorf("a query finds something else:\n%s", found.out)
+	}
+
 	// A model that calls the tool otherwise.
 	to, err := url.Parse(m.url)
 	if err != nil {
@@ -180,7 +192,7 @@ func TestMockAndCompare(t *testing.T) {
 	if err := m.cmd.Wait(); err != nil || !regexp.MustCompile(`\d+ requests, \d+ with a recorded answer; \d+ events, sent `).MatchString(m.out.String()) {
 		t.Errorf("the mock ended with %v:\n%s", err, m.out)
 	}
-	// 5 served, 5 + 4 sent again, 2 × 2 held against each other, 4 more.
+	// 5 served, 5 + 4 sent again, 2 × 2 held against each other, 4 more, and 1 that was found.
 	looks := 0
 	await(t, "every look is on record", func() bool {
 		looks = 0
@@ -189,9 +201,9 @@ func TestMockAndCompare(t *testing.T) {
 				looks++
 			}
 		})
-		return looks >= 5+5+4+4+4
+		return looks >= 5+5+4+4+4+1
 	})
-	if looks != 5+5+4+4+4 {
+	if looks != 5+5+4+4+4+1 {
 		t.Errorf("%d looks are on record", looks)
 	}
 
@@ -201,29 +213,35 @@ func TestMockAndCompare(t *testing.T) {
 		t.Fatal(errs)
 	}
 	p.stop()
-	for name, args := range map[string][]string{"closed": {"--session", streamed + "," + tool, "--data", p.data}, "bundles": {"--bundle", bundle, "--data", "nowhere"}} {
-		m := p.mock(append(args, "--once", "--speed", "100", "--match", "request")...)
-		n := strings.Count(m.out.String(), "  POST ")
-		for i := range n {
-			body := asked("Call get_weather for Oslo", false)
-			if i == 1 {
-				body = asked("/say one two three", true)
-			}
+	for _, c := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"--session", streamed + "," + tool, "--data", p.data}, []string{tool, streamed}},
+		{[]string{"--bundle", bundle, "--data", "nowhere"}, []string{tool}},
+		{[]string{"--query", "two -four", "--data", p.data}, []string{streamed}},
+	} {
+		m := p.mock(append(c.args, "--once", "--speed", "100", "--match", "request")...)
+		for _, id := range c.want {
+			body := map[string]string{tool: asked("Call get_weather for Oslo", false), streamed: asked("/say one two three", true)}[id]
 			resp, err := http.Post(m.url+"/v1/chat/completions", "application/json", strings.NewReader(body))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if b, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 200 || resp.Header.Get("Tallystick-Mock") != []string{tool, streamed}[i] {
-				t.Errorf("%s: %s, %v: %s", name, resp.Status, err, b)
+			if b, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 200 || resp.Header.Get("Tallystick-Mock") != id {
+				t.Errorf("%v: %s, %v: %s", c.args, resp.Status, err, b)
 			}
 			resp.Body.Close()
 		}
-		if err := m.cmd.Wait(); err != nil || n == 0 {
-			t.Errorf("%s: %v:\n%s", name, err, m.out)
+		if err := m.cmd.Wait(); err != nil || strings.Count(m.out.String(), ", by request\n") != len(c.want) {
+			t.Errorf("%v: %v:\n%s", c.args, err, m.out)
 		}
 	}
+	if out, errs, code := p.tally("mock", "--query", "nowhere-to-be-found", "--data", p.data); code != 1 || !strings.Contains(errs, "finds no session") {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
 	for _, bad := range [][]string{
-		{}, {"x"}, {"--session", "x"}, {streamed, "--query", "x"}, {streamed, "--listen", "0.0.0.0:0"}, {streamed, "--listen", ":0"}, {streamed, "--match", "luck"}, {streamed, "--speed", "0"},
+		{}, {"x"}, {"--session", "x"}, {streamed, "--query", "x"}, {"--query", "nothing:x"}, {streamed, "--listen", "0.0.0.0:0"}, {streamed, "--listen", ":0"}, {streamed, "--match", "luck"}, {streamed, "--speed", "0"},
 	} {
 		if out, errs, code := p.tally(append([]string{"mock", "--data", p.data}, bad...)...); code != 64 {
 			t.Errorf("mock %v: exit %d: %s%s", bad, code, out, errs)

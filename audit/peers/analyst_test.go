@@ -89,7 +89,7 @@ func TestAnalystOnTheCommandLine(t *testing.T) {
 		return out
 	}
 	for deadline := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
-		if out := do("search", "--value", card); strings.Contains(out, session) {
+		if out := do("search", `value:"`+card+`"`); strings.Contains(out, session) {
 			break
 		} else if time.Now().After(deadline) {
 			t.Fatalf("the card is not found:\n%s", out)

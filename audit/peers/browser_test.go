@@ -132,7 +132,7 @@ func (b *tab) hear(ev any) {
 		}
 	case *cdplog.EventEntryAdded:
 		// A page that says why it is not shown has a status that says so, too.
-		told := ev.Entry.Source == cdplog.EntrySourceNetwork && (strings.Contains(ev.Entry.Text, "status of 4") || strings.Contains(ev.Entry.URL, "/search"))
+		told := ev.Entry.Source == cdplog.EntrySourceNetwork && strings.Contains(ev.Entry.Text, "status of 4")
 		if ev.Entry.Level == cdplog.EntryLevelError && !told {
 			b.faults = append(b.faults, fmt.Sprintf("log: %s (%s)", ev.Entry.Text, ev.Entry.URL))
 		}

@@ -23,6 +23,12 @@ func TestFirstSight(t *testing.T) {
 	p := &person{open(t), d.env["CONSOLE_URL"]}
 	p.visit("/")
 	p.until(`document.querySelectorAll("main table.cards tbody tr").length >= 8`)
+	if n := eval[string](p.tab, `document.querySelector(".tile .big").textContent`); n == "0" {
+		t.Error("the overview counts no session")
+	}
+	if p.text(".chart .says") == "" {
+		t.Errorf("the overview has no charts: %.500s", p.text("main"))
+	}
 	p.shot("overview")
 }
 
@@ -137,6 +143,9 @@ func TestApprovalLive(t *testing.T) {
 	p.visit("/approvals")
 	p.until(`document.querySelector("#live").textContent.includes("kept up to date")`)
 	eval[any](p.tab, `(window.stayed = true, 0)`)
+	// What other tests left waiting is older.
+	const risky = `[...document.querySelectorAll("#list tr")].filter((r) => r.textContent.includes("fake-risky"))`
+	before := eval[int](p.tab, risky+".length")
 	type answer struct {
 		session string
 		status  int
@@ -149,15 +158,15 @@ func TestApprovalLive(t *testing.T) {
 		s, status, err := d.ask(ctx, nil, chat{Model: "fake-risky", Messages: []message{{"user", "Delete everything, <b>now</b>."}}})
 		answered <- answer{s, status, err}
 	}()
-	p.until(`[...document.querySelectorAll("#list tr")].some((r) => r.textContent.includes("fake-risky"))`)
+	p.until(fmt.Sprintf("%s.length > %d", risky, before))
 	if !eval[bool](p.tab, "window.stayed === true") {
 		t.Error("the page was loaded anew")
 	}
 	p.shot("approvals")
-	eval[any](p.tab, `([...document.querySelectorAll("#list tr")].find((r) => r.textContent.includes("fake-risky")).querySelector("a").id = "here", 0)`)
+	eval[any](p.tab, `(`+risky+`.at(-1).querySelector("a").id = "here", 0)`)
 	p.submit("#here")
 	if body := p.text("pre.raw"); !strings.Contains(body, "Delete everything, <b>now</b>.") {
-		t.Errorf("the whole request is not shown: %s", body)
+		t.Fatalf("the whole request is not shown: %s", body)
 	}
 	p.fill("textarea", "It is a test, and nothing is deleted.")
 	p.shot("approval")

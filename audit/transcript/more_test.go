@@ -26,13 +26,13 @@ func TestRequests(t *testing.T) {
 		{
 			"/openai/deployments/x/chat/completions?api-version=1",
 			`{"model":"m","messages":[{"role":"developer","content":"Be kind."},
-			{"role":"user","name":"ann","content":[{"type":"text","text":"What is this?"},{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}},{"type":"image_url","image_url":{"url":"https://a.example/b.png"}},{"type":"input_audio","input_audio":{"data":"UklGRg==","format":"wav"}},{"type":"file","file":{"filename":"a.pdf","file_data":"data:application/pdf;base64,JVBERg=="}}]},
+			{"role":"user","name":"ann","content":[{"type":"text","text":"What is this?"},{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}},{"type":"image_url","image_url":{"url":"https://a.example/b,c.png"}},{"type":"input_audio","input_audio":{"data":"UklGRg==","format":"wav"}},{"type":"file","file":{"filename":"a.pdf","file_data":"data:application/pdf;base64,JVBERg=="}}]},
 			{"role":"assistant","content":null,"reasoning_content":"Hm.","tool_calls":[{"id":"c1","type":"function","function":{"name":"look","arguments":"{\"a\":1}"}}]},
 			{"role":"tool","tool_call_id":"c1","content":"a cat"},{"role":"function","name":"old","content":"b"},{"role":"assistant","refusal":"No."},7]}`,
 			Chat,
 			[]string{
 				"developer: text Be kind.",
-				`user ann: text What is this?; media image/png "" 8; media image "" https://a.example/b.png 0; media audio/wav "" 4; media application/pdf "a.pdf" 4`,
+				`user ann: text What is this?; media image/png "" 8; media image "" https://a.example/b,c.png 0; media audio/wav "" 4; media application/pdf "a.pdf" 4`,
 				`assistant: reasoning Hm.; call look({"a":1})c1`, "tool: result a cat()c1", "function old: result bold()", "assistant: refusal No.", ": ",
 			}, 0,
 		},
@@ -88,12 +88,12 @@ func TestText(t *testing.T) {
 	blob := strings.Repeat("iVBORw0KGgoAAAANSUhEUg", 40)
 	x := Of(call{
 		target:  "/v1/chat/completions",
-		request: `{"model":"m","user":"u-17","messages":[{"role":"system","content":"Be kind."},{"role":"user","content":[{"type":"text","text":"Caf\u00e9 & co"},{"type":"image_url","image_url":{"url":"data:image/png;base64,` + blob + `"}},{"type":"other_blob","data":"` + blob + `","alt":"a picture"}]}],"tools":[{"type":"function","function":{"name":"refund","description":"Pays back"}}]}`,
+		request: `{"model":"m","user":"u-17","messages":[{"role":"system","content":"Be kind."},{"role":"user","content":[{"type":"text","text":"Caf\u00e9 & co"},{"type":"image_url","image_url":{"url":"data:image/png;base64,` + blob + `"}},{"type":"other_blob","data":"` + blob + `","alt":"a picture"},{"type":"file","file":{"filename":"contract.pdf"}},{"type":"image_url","image_url":{"url":"https://a.example/cat"}}]}],"tools":[{"type":"function","function":{"name":"refund","description":"Pays back"}}]}`,
 		head:    jsonHead, status: "200",
 		answer: `{"choices":[{"message":{"content":"Of course.","reasoning_content":"Shall I?","tool_calls":[{"id":"c","function":{"name":"refund","arguments":"{\"order\":\"seventeen\",\"n\":1}"}}]}}]}`,
 	}.session(t))
 	text := x.Text()
-	for _, want := range []string{"u-17", "Be kind.", "Café & co", "a picture", "refund", "Pays back", "Of course.", "Shall I?", "seventeen"} {
+	for _, want := range []string{"u-17", "Be kind.", "Café & co", "a picture", "contract.pdf", "https://a.example/cat", "refund", "Pays back", "Of course.", "Shall I?", "seventeen"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not in %q", want, text)
 		}

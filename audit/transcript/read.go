@@ -378,11 +378,10 @@ func (r *reader) stream(body []byte) {
 		if e == nil {
 			return false
 		}
-		if !b.dispatched {
-			return true
+		if b.dispatched {
+			r.now = e
+			r.event(b.name, b.data)
 		}
-		r.now = e
-		r.event(b.name, b.data)
 		return r.left > 0
 	})
 	r.now = nil

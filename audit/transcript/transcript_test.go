@@ -409,6 +409,17 @@ func TestAnswers(t *testing.T) {
 			[]string{"text No"}, "completed", Usage{-1, -1, -1, -1, -1}, 0,
 		},
 		{
+			"a response of which only the ends of parts came", "/v1/responses", true,
+			[]string{
+				`{"type":"response.refusal.done","output_index":0,"content_index":0,"refusal":"No"}`, `{"type":"response.output_text.done","output_index":1,"content_index":0,"text":"Yes"}`,
+				`{"type":"response.output_item.added","output_index":2,"item":{"type":"function_call","call_id":"k","name":"f"}}`, `{"type":"response.function_call_arguments.done","output_index":2,"arguments":"{}"}`,
+				`{"type":"response.output_item.added","output_index":3,"item":{"type":"custom_tool_call","call_id":"l","name":"g"}}`, `{"type":"response.custom_tool_call_input.done","output_index":3,"input":"x"}`,
+				`{"type":"response.reasoning_text.delta","output_index":4,"content_index":0,"delta":"Hm"}`, `{"type":"response.output_audio_transcript.delta","output_index":5,"delta":"La"}`, `{"type":"response.refusal.delta","output_index":6,"content_index":0,"delta":"Nay"}`,
+				`{"type":"response.custom_tool_call_input.delta","output_index":3,"delta":"y"}`, `{"type":"response.incomplete","response":{"status":"incomplete","incomplete_details":{"reason":"content_filter"}}}`,
+			},
+			[]string{"refusal No; text Yes; call f({})k; call g(xy)l; reasoning Hm; text La; refusal Nay"}, "content_filter", Usage{-1, -1, -1, -1, -1}, 0,
+		},
+		{
 			"what breaks off", "/v1/chat/completions", false,
 			[]string{`{"model":"m-2","choices":[{"index":0,"message":{"role":"assistant","content":"it is \u00e`},
 			[]string{"text it is "}, "", Usage{-1, -1, -1, -1, -1}, 1,

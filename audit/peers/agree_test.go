@@ -329,6 +329,8 @@ func TestBrowserAgrees(t *testing.T) {
 			body(name, verify.BundleCanonical, edit[0], edit[1])
 		}
 	}
+	body("a tab in a text", verify.BundleReadable, `"text":"alice@example.com"`, "\"text\":\"alice@\texample.com\"")
+	body("a line break in a text", verify.BundleReadable, `"text":"alice@example.com"`, "\"text\":\"alice@\nexample.com\"")
 	body("an index with a zero", verify.BundleReadable, `{"index":1,`, `{"index":01,`)
 	raw("a digest", verify.BundleIntact, policy, func(b []byte) []byte {
 		b[head-2] ^= 1
@@ -478,26 +480,62 @@ func TestBrowserAgrees(t *testing.T) {
 		}
 		matters = append(matters, matter{name: name, bundle: write(t, b), policy: alone, claim: c.claim})
 	}
-	for name, edit := range map[string]func(is map[uint64]*record.Entry, leaf map[uint64]tlog.Hash){
-		"asked twice": func(is map[uint64]*record.Entry, _ map[uint64]tlog.Hash) {
+	type story struct {
+		leaf  map[uint64]tlog.Hash // of what was
+		field func(index uint64, name string) *record.Field
+	}
+	for name, edit := range map[string]func(is map[uint64]*record.Entry, was story){
+		"asked twice": func(is map[uint64]*record.Entry, _ story) {
 			is[8].Reason, is[8].Tag, is[8].Until = "", is[5].Tag, is[5].Until
 		},
-		"used after it had expired": func(is map[uint64]*record.Entry, leaf map[uint64]tlog.Hash) {
-			is[8].Reason, is[9].Reason, is[11].Grant = record.Granted, record.Expired, leaf[8]
+		"used after it had expired": func(is map[uint64]*record.Entry, was story) {
+			is[8].Reason, is[9].Reason, is[11].Grant = record.Granted, record.Expired, was.leaf[8]
 		},
-		"a no is used":         func(is map[uint64]*record.Entry, _ map[uint64]tlog.Hash) { is[16].Reason = record.No },
-		"used too late":        func(is map[uint64]*record.Entry, _ map[uint64]tlog.Hash) { is[5].Until = is[9].Time.Add(1000) },
-		"answered too late":    func(is map[uint64]*record.Entry, _ map[uint64]tlog.Hash) { is[15].Until = is[15].Time.Add(1000) },
-		"sent all the same":    func(is map[uint64]*record.Entry, _ map[uint64]tlog.Hash) { is[22].Outcome = record.Complete },
-		"two yeses are needed": func(is map[uint64]*record.Entry, _ map[uint64]tlog.Hash) { is[16].Reason = record.Granted },
+		"a no is used":         func(is map[uint64]*record.Entry, _ story) { is[16].Reason = record.No },
+		"used too late":        func(is map[uint64]*record.Entry, _ story) { is[5].Until = is[9].Time.Add(1000) },
+		"answered too late":    func(is map[uint64]*record.Entry, _ story) { is[15].Until = is[15].Time.Add(1000) },
+		"sent all the same":    func(is map[uint64]*record.Entry, _ story) { is[22].Outcome = record.Complete },
+		"two yeses are needed": func(is map[uint64]*record.Entry, _ story) { is[16].Reason = record.Granted },
+		"sent before its yes": func(_ map[uint64]*record.Entry, was story) {
+			was.field(13, record.FieldTimes).Value = []byte(`{"sent":"2026-11-02T09:20:00Z"}`)
+		},
+		"sent and waiting": func(_ map[uint64]*record.Entry, was story) {
+			was.field(7, record.FieldTimes).Value = []byte(`{"sent":"2026-11-02T09:30:02Z"}`)
+		},
+		"sent at no time": func(_ map[uint64]*record.Entry, was story) {
+			was.field(7, record.FieldTimes).Value = []byte(`{"sent":"soon"}`)
+		},
+		"by the caller": func(_ map[uint64]*record.Entry, was story) { was.field(16, record.FieldActor).Value = []byte("alice") },
+		"by the caller's mail": func(_ map[uint64]*record.Entry, was story) {
+			was.field(16, record.FieldActorEmail).Value = []byte("ALICE@example.com")
+		},
+		"by one for two":   func(_ map[uint64]*record.Entry, was story) { was.field(9, record.FieldActor).Value = []byte("bob") },
+		"of nobody":        func(_ map[uint64]*record.Entry, was story) { was.field(10, record.FieldCaller).Value = nil },
+		"for another call": func(_ map[uint64]*record.Entry, was story) { was.field(10, record.FieldBody).Value = []byte("{}") },
+		"of another session": func(_ map[uint64]*record.Entry, was story) {
+			was.field(11, record.FieldApproval).Value = []byte(record.ID{1}.String())
+		},
+		"none are needed":  func(_ map[uint64]*record.Entry, was story) { was.field(5, record.FieldNeed).Value = []byte("0") },
+		"three are needed": func(_ map[uint64]*record.Entry, was story) { was.field(5, record.FieldNeed).Value = []byte("3") },
 	} {
 		_, approvals, _, _ := load(t)
 		b := retell(t, approvals, func(entries []*verify.Entry, is []*record.Entry) {
-			at, leaf := make(map[uint64]*record.Entry), make(map[uint64]tlog.Hash)
+			at, was := make(map[uint64]*record.Entry), story{leaf: make(map[uint64]tlog.Hash)}
 			for i, e := range entries {
-				at[e.Index], leaf[e.Index] = is[i], tlog.HashLeaf(e.Bytes)
+				at[e.Index], was.leaf[e.Index] = is[i], tlog.HashLeaf(e.Bytes)
 			}
-			edit(at, leaf)
+			was.field = func(index uint64, name string) *record.Field {
+				for _, e := range entries {
+					for _, f := range e.Fields {
+						if e.Index == index && f.Shown.Name == name {
+							return f.Shown
+						}
+					}
+				}
+				t.Fatalf("entry %d has no %s", index, name)
+				return nil
+			}
+			edit(at, was)
 		})
 		if b == nil {
 			t.Fatalf("%s: no entry", name)

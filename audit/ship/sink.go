@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"path/filepath"
 	"strings"
 	"time"
 )
@@ -38,14 +37,14 @@ func Open(to string, o Options) (Sink, error) {
 		o.Timeout = 30 * time.Second
 	}
 	if path, ok := strings.CutPrefix(to, "file:"); ok {
-		if path == "" || !filepath.IsAbs(path) {
-			return nil, fmt.Errorf("ship: %q: give the whole path of a file", to)
+		if path == "" {
+			return nil, fmt.Errorf("ship: %s has no path behind it", to)
 		}
 		return &file{path: path}, nil
 	}
 	if path, ok := strings.CutPrefix(to, "syslog+unix:"); ok {
-		if path == "" || !filepath.IsAbs(path) {
-			return nil, fmt.Errorf("ship: %q: give the whole path of a socket", to)
+		if path == "" {
+			return nil, fmt.Errorf("ship: %s has no path behind it", to)
 		}
 		return &syslog{network: "unix", address: path, timeout: o.Timeout, said: to}, nil
 	}

@@ -35,8 +35,8 @@ func TestOpen(t *testing.T) {
 		}
 	}
 	for _, to := range []string{
-		"", "file:", "file:x", "/var/log/x", "http://siem.example/", "https://u:p@siem.example/", "https:///x", "syslog+tcp://10.0.0.1:601", "syslog+tls://h",
-		"syslog+tls://h:1/x", "syslog+unix:s", "syslog://h:1", "ftp://h/", "://",
+		"", "file:", "/var/log/x", "http://siem.example/", "https://u:p@siem.example/", "https:///x", "syslog+tcp://10.0.0.1:601", "syslog+tls://h",
+		"syslog+tls://h:1/x", "syslog+unix:", "syslog://h:1", "ftp://h/", "://",
 	} {
 		if s, err := Open(to, Options{}); err == nil {
 			t.Errorf("%q is %v", to, s)

@@ -52,8 +52,10 @@ Look at what is on record:
   tally replay SESSION        play the answer back as it came, at its own times
 
 Hand out what is on record:
-  tally export SESSION        write a bundle that tally-verify checks without us
+  tally export SESSION        write a bundle that tally-verify checks without us, or with --format
+                              what others read: HAR, curl, JSON lines, asciicast, CSV, a certificate
   tally export --all -o DIR   write a static copy of the whole public log
+  tally ship --to ADDRESS     follow the public log, and hand what is new in it to a SIEM
   tally disclose SESSION --fields NAME,NAME
                               write a bundle that shows these fields and nothing else
   tally unseal SESSION --identity FILE --reason TEXT
@@ -89,7 +91,7 @@ func (t *tally) run(ctx context.Context, args []string) int {
 	return t.exit(t.choose(ctx, "", usage, map[string]command{
 		"demo": t.demo, "serve": t.serve, "fsck": t.fsck,
 		"policy": t.policy, "approvals": t.approvals, "approve": t.approve, "deny": t.deny,
-		"export": t.export, "disclose": t.disclose, "unseal": t.unseal,
+		"export": t.export, "ship": t.ship, "disclose": t.disclose, "unseal": t.unseal,
 		"search": t.search, "reindex": t.reindex,
 		"show": t.showSession, "replay": t.replay, "mock": t.mock,
 		"erase": t.erase, "retain": t.retain,

@@ -43,9 +43,6 @@ func (s Ship) Metadata() bool { return s.Content == "metadata" }
 
 var shipName = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
 
-// shipPaths are the schemes behind which a path stands.
-var shipPaths = []string{"file:", "syslog+unix:"}
-
 func (c *Config) checkShip() error {
 	names := make(map[string]bool)
 	for i, s := range c.Ship {
@@ -58,13 +55,7 @@ func (c *Config) checkShip() error {
 		if err := missing(need{at + ".to", s.To, "https://siem.example/ingest"}); err != nil {
 			return err
 		}
-		to := s.To
-		for _, scheme := range shipPaths {
-			if path, ok := strings.CutPrefix(to, scheme); ok && path != "" && !filepath.IsAbs(path) {
-				to = scheme + "/" + path // resolve makes it one
-			}
-		}
-		if _, err := ship.Open(to, ship.Options{}); err != nil {
+		if _, err := ship.Open(s.To, ship.Options{}); err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
 		if err := ship.CheckFields(s.Fields); err != nil {
@@ -93,16 +84,18 @@ func (c *Config) checkShip() error {
 func (c *Config) resolveShip(at func(*string)) {
 	for i := range c.Ship {
 		s := &c.Ship[i]
-		for _, scheme := range shipPaths {
+		for _, scheme := range []string{"file:", "syslog+unix:"} {
 			if path, ok := strings.CutPrefix(s.To, scheme); ok {
 				at(&path)
 				s.To = scheme + path
 			}
 		}
 		if s.Mark == "" {
-			s.Mark = filepath.Join(c.Dir(), "ship-"+s.Name+".mark")
+			s.Mark = filepath.Join(c.Dir(), "ship-"+s.Name+".mark") // which has been resolved
+		} else {
+			at(&s.Mark)
 		}
-		for _, p := range []*string{&s.Mark, &s.Token.File, &s.Roots, &s.TLS.Cert, &s.TLS.Key} {
+		for _, p := range []*string{&s.Token.File, &s.Roots, &s.TLS.Cert, &s.TLS.Key} {
 			at(p)
 		}
 	}

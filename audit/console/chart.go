@@ -24,7 +24,6 @@ type chart struct {
 	Grid      []gridLine
 	Ticks     []tick
 	Rows      []row
-	Empty     bool
 }
 
 type rect struct {
@@ -56,7 +55,7 @@ func at(f float64) string { return strings.TrimSuffix(fmt.Sprintf("%.1f", f), ".
 
 // frame draws what all charts have: grid, times, table.
 func frame(id, title string, starts []time.Time, span time.Duration, text func(float64) string, highest float64, all []series) chart {
-	c := chart{ID: id, Title: title, Names: all, Empty: highest <= 0}
+	c := chart{ID: id, Title: title, Names: all}
 	top := above(highest)
 	for i := range 4 {
 		y := chartBottom - float64(i)/3*(chartBottom-chartTop)

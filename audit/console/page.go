@@ -27,12 +27,10 @@ type view struct {
 	Nav     []navItem
 	Who     Person
 	Why     string
-	Here    string // path and query, to come back to
-	Now     time.Time
+	Here    string   // path and query, to come back to
 	Modules []string // of this page, under /static/
 	Demo    string   // that anybody is let in; "" where that is not so
-	Wide    bool
-	Stuff   any // of the page itself
+	Stuff   any      // of the page itself
 }
 
 type navItem struct {
@@ -67,12 +65,12 @@ func (o *Console) nav(v *visit) []navItem {
 
 // show writes a page.
 func (o *Console) show(v *visit, status int, name, title string, stuff any, modules ...string) error {
-	page := view{Title: title, Who: v.who, Why: v.why, Here: v.req.URL.RequestURI(), Now: o.now(), Modules: modules, Demo: o.c.Demonstration, Stuff: stuff}
+	page := view{Title: title, Who: v.who, Why: v.why, Here: v.req.URL.RequestURI(), Modules: modules, Demo: o.c.Demonstration, Stuff: stuff}
 	if v.who.Name != "" {
 		page.Nav = o.nav(v)
 	}
 	if v.req.Method != http.MethodGet {
-		page.Here = local(v.req.URL.Path)
+		page.Here = "/" // nobody can come back to what was posted
 	}
 	var b bytes.Buffer
 	if err := o.pages[name].ExecuteTemplate(&b, "layout", page); err != nil {
@@ -199,8 +197,8 @@ func parsePages(o *Console) (map[string]*template.Template, error) {
 	all := make(map[string]*template.Template)
 	base, err := template.New("").Funcs(template.FuncMap{
 		"spans": spans, "marked": marked, "ago": func(t time.Time) string { return ago(o.now(), t) }, "span": short, "size": size, "count": count, "clock": clock,
-		"stamp": stamp, "hash": func(h tlog.Hash) string { return h.String() }, "words": words, "path": url.PathEscape, "query": url.QueryEscape, "who": who,
-		"add": func(a, b int) int { return a + b }, "may": func(p Person, r audit.Roles) bool { return p.Roles.Any(r) },
+		"stamp": stamp, "hash": func(h tlog.Hash) string { return h.String() }, "words": words, "who": who,
+		"add":    func(a, b int) int { return a + b },
 		"mayAct": func(p Person, act string) bool { return mayAct(p.Roles, act) }, "tone": tone, "offset": offset, "measure": measure,
 		"size64": func(n int) string { return size(int64(n)) }, "sub": func(a, b uint64) uint64 { return a - min(a, b) },
 	}).ParseFS(pages, "pages/layout.html", "pages/parts.html")

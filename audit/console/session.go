@@ -41,7 +41,6 @@ type sessionPage struct {
 	Chain    []link
 	Fields   []fieldName
 	Formats  []formatChoice
-	Masked   bool // a mask stands somewhere in it
 	Sealed   []string
 }
 
@@ -208,7 +207,6 @@ func readSession(s verify.Session, from int) *sessionPage {
 		one.Name, one.Description = brief(one.Name), brief(one.Description)
 	}
 	p.Asks, p.Answers = partOf(t.Request.Body, 1), partOf(t.Answer.Body, 1)
-	p.Masked = len(t.Findings) > 0
 	p.Phases = phases(t)
 	p.Timeline = timelineOf(t, from)
 	p.chain(s)

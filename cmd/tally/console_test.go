@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -507,6 +508,19 @@ func TestConsoleLogIn(t *testing.T) {
 		if strings.Contains(page, secret) {
 			t.Errorf("the settings have %q", secret)
 		}
+	}
+
+	// A role can be given and taken while everything runs.
+	file := filepath.Join(filepath.Dir(r.data), "tally.yaml")
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, group := range []string{"nobody-at-all", "compliance"} {
+		r.write("tally.yaml", strings.Replace(string(before), "auditor: [compliance]", "auditor: ["+group+"]", 1))
+		r.cmd.Process.Signal(syscall.SIGHUP)
+		want := map[string]int{"compliance": http.StatusOK, "nobody-at-all": http.StatusForbidden}[group]
+		await(t, "the role is "+group+"'s", func() bool { resp, _ := r.get(ann, "/trail"); return resp.StatusCode == want })
 	}
 
 	// Who is signed in stays so when the process comes again; a stream that is open then ends with it, and does not hold it up.

@@ -64,6 +64,7 @@ type Vault struct {
 	pens  []*remote.Log // of writers beside Log's own, where it is in another process
 	// What looks on at a log in this process. The witnesses can change while it runs.
 	quorum  atomic.Pointer[witness.Quorum]
+	signed  atomic.Pointer[[]string]        // the verifier keys of its newest checkpoints
 	rules   atomic.Pointer[audit.Retention] // they can change, too
 	mirrors []*witness.Mirror
 	search  searching
@@ -121,6 +122,7 @@ func (v *Vault) openLocal() error {
 		return err
 	}
 	v.Log, v.local = l, l
+	v.signed.Store(&v.vkeys)
 	v.runs = append(v.runs, l.Run)
 	policy := lc.Policy
 	if policy == nil {
@@ -253,6 +255,7 @@ func (v *Vault) Rekey(c *config.Config) (run func(context.Context) error, err er
 		return nil, err
 	}
 	v.quorum.Store(next.quorum.Load())
+	v.signed.Store(&next.vkeys)
 	return func(ctx context.Context) error { return together(ctx, refs.Runs...) }, nil
 }
 
@@ -408,18 +411,16 @@ type House struct {
 	Appends *remote.Server   // for gateways in other processes; nil for none
 	// Reload takes configurations whose keys, policy and witnesses the running log is to go on with, and whose rules the
 	// gateway is.
-	Reload     chan *config.Config
-	api        http.Handler
-	console    http.Handler    // nil for none
-	consoleTLS *tls.Config     // nil for plain HTTP
-	desk       *audit.Desk     // nil without a gateway
-	pen        *record.Writer  // the desk's
-	law        *law            // nil without a gateway
-	sender     *webhook.Sender // nil where nobody is told of questions
-	watch      *watchman
-	ships      *shipping
-	runs       []func(context.Context) error // of what knows callers
-	env        Env
+	Reload chan *config.Config
+	api    http.Handler
+	front  *front          // the console; nil for none
+	desk   *audit.Desk     // nil without a gateway
+	pen    *record.Writer  // the desk's
+	law    *law            // nil without a gateway
+	sender *webhook.Sender // nil where nobody is told of questions
+	watch  *watchman
+	runs   []func(context.Context) error // of what knows callers
+	env    Env
 }
 
 // Listeners are where a house is spoken to. Those of what it does not have are nil.
@@ -463,15 +464,11 @@ func Build(c *config.Config, env Env) (*House, error) {
 			return nil, err
 		}
 	}
-	ships, err := newShipping(c, env, refs)
-	if err != nil {
-		return nil, err
-	}
 	v, err := openVault(c, env, refs)
 	if err != nil {
 		return nil, err
 	}
-	h := &House{Vault: v, env: env, Reload: make(chan *config.Config), runs: known.runs, sender: sender, watch: watch, ships: ships}
+	h := &House{Vault: v, env: env, Reload: make(chan *config.Config), runs: known.runs, sender: sender, watch: watch}
 	watch.h = h
 	mux := http.NewServeMux()
 	mux.Handle("/", tiles.Handler(v.Log, tiles.Options{Log: env.Logger}))
@@ -487,9 +484,6 @@ func Build(c *config.Config, env Env) (*House, error) {
 	}
 	if err == nil && c.ServeLog.Listen != "" {
 		h.Appends, err = h.Vault.server()
-	}
-	if err == nil {
-		err = ships.follow(v, h.desk)
 	}
 	if err != nil {
 		return nil, errors.Join(err, v.Close())
@@ -511,6 +505,9 @@ func (h *House) addGateway(c *config.Config, gc gateway.Config, mux *http.ServeM
 	h.law = newLaw(&c.Gateway, gc.Policy, h.Gateway.SetPolicy, h.env.Logger)
 	if err := h.Vault.search.open(c, h.Vault.keys, h.env.Logger, true); err != nil {
 		return err
+	}
+	if ix := h.Vault.search.index; ix != nil {
+		h.follows("index", ix.Indexed)
 	}
 	desk, pen, err := h.Vault.Desk(c.Gateway.ID + ".desk")
 	if err != nil {
@@ -563,7 +560,7 @@ func (h *House) Run(ctx context.Context, at Listeners) error {
 	vault := make(chan error, 1)
 	go func() { vault <- h.Vault.Run(vctx) }()
 
-	runs := []func(context.Context) error{func(ctx context.Context) error { return h.serveReads(ctx, at.Reads) }, h.reloads, h.ships.run}
+	runs := []func(context.Context) error{func(ctx context.Context) error { return h.serveReads(ctx, at.Reads) }, h.reloads}
 	runs = append(runs, h.runs...)
 	if h.Gateway != nil {
 		runs = append(runs,
@@ -578,7 +575,7 @@ func (h *House) Run(ctx context.Context, at Listeners) error {
 			},
 			h.law.run, h.erasing, h.retains)
 	}
-	if h.console != nil {
+	if h.front != nil {
 		runs = append(runs, func(ctx context.Context) error { return h.serveConsole(ctx, at.Console) })
 	}
 	if h.Appends != nil {
@@ -634,6 +631,7 @@ func (h *House) reloads(ctx context.Context) error {
 				}
 			}
 			if h.Vault.local == nil && !c.HasLog() {
+				h.refurnish(c)
 				continue // it has no keys and witnesses here
 			}
 			run, err := h.Vault.Rekey(c)
@@ -641,6 +639,7 @@ func (h *House) reloads(ctx context.Context) error {
 				h.env.Logger.Error("the log goes on as it was", "err", err)
 				continue
 			}
+			h.refurnish(c)
 			end()
 			rctx, cancel := context.WithCancel(ctx)
 			ended := make(chan struct{})

@@ -14,6 +14,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/tallystick/tallystick/audit/console"
 	"github.com/tallystick/tallystick/cmd/internal/config"
@@ -28,9 +29,46 @@ const (
 	logoutPath = "/logout"
 )
 
+// A front is the console of a house. It is made anew when the configuration changes, and those who are signed in stay so.
+type front struct {
+	now   atomic.Pointer[console.Console]
+	tls   *tls.Config     // nil for plain HTTP
+	door  *door           // nil for personas
+	stage *stage          // nil for people who log in
+	fixed *config.Console // what it began with
+}
+
+// ServeHTTP serves a page.
+func (f *front) ServeHTTP(w http.ResponseWriter, req *http.Request) { f.now.Load().ServeHTTP(w, req) }
+
 // addConsole makes the console, for people who log in, or for personas.
-func (h *House) addConsole(c *config.Config, known *identity) error {
-	k := c.Console
+func (h *House) addConsole(c *config.Config, known *identity) (err error) {
+	f := &front{fixed: c.Console}
+	if t := c.Console.TLS; t.Cert != "" {
+		cert, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+		if err != nil {
+			return fmt.Errorf("console.tls: %w", err)
+		}
+		f.tls = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	}
+	if len(h.env.Personas) > 0 {
+		f.stage, err = newStage(h.env.Personas)
+	} else {
+		f.door = &door{gateway: h.Gateway}
+		f.door.pages, err = known.logins(c.Gateway.Identity, login.Config{
+			Public: c.Console.Public, At: loginPath, Home: "/", Life: c.SessionLife(), Logger: h.env.Logger,
+		}, c.Console.Signs)
+	}
+	if err != nil {
+		return fmt.Errorf("console: %w", err)
+	}
+	h.front = f
+	return h.furnish(c)
+}
+
+// furnish makes the console's pages as a configuration says.
+func (h *House) furnish(c *config.Config) error {
+	f, k := h.front, c.Console
 	public, err := url.Parse(k.Public)
 	if err != nil {
 		return fmt.Errorf("console.public: %w", err)
@@ -42,37 +80,53 @@ func (h *House) addConsole(c *config.Config, known *identity) error {
 	if c.Gateway.Approvals != nil {
 		out.Approvals = approvers{h.Gateway}
 	}
-	if out.Policy, err = h.Vault.trusted(); err != nil {
+	if out.Policy, err = h.Vault.trusted(c); err != nil {
 		return err
 	}
-	if len(h.env.Personas) > 0 {
-		out.SignIn, err = newStage(h.env.Personas)
-		out.Demonstration, out.Why = "A demonstration: anybody on this machine is let in.", "looking at the demo"
+	if f.stage != nil {
+		out.SignIn, out.Demonstration, out.Why = f.stage, "A demonstration: anybody on this machine is let in.", "looking at the demo"
 	} else {
-		out.SignIn, err = h.signIn(c, known)
+		out.SignIn = f.door
 	}
+	now, err := console.New(out)
 	if err != nil {
 		return err
 	}
-	if t := k.TLS; t.Cert != "" {
-		cert, err := tls.LoadX509KeyPair(t.Cert, t.Key)
-		if err != nil {
-			return fmt.Errorf("console.tls: %w", err)
-		}
-		h.consoleTLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	if f.door != nil {
+		f.door.roles.Store(k)
 	}
-	h.console, err = console.New(out)
-	return err
+	f.now.Store(now)
+	return nil
+}
+
+// refurnish has the console go on by another configuration: roles, hosts, settings and the policy can change while it runs, but not
+// where it is and how people log in.
+func (h *House) refurnish(c *config.Config) {
+	switch {
+	case h.front == nil && c.Console == nil:
+	case h.front == nil || c.Console == nil:
+		h.env.Logger.Warn("whether there is a console changes at the next start")
+	default:
+		a, b := h.front.fixed, c.Console
+		if a.Listen != b.Listen || a.Public != b.Public || a.TLS != b.TLS || a.Life != b.Life || !slices.Equal(a.SignIn, b.SignIn) {
+			h.env.Logger.Warn("where the console is, and how people log in there, changes at the next start")
+		}
+		next := *c
+		next.Console = &config.Console{Hosts: b.Hosts, Roles: b.Roles, People: b.People, Policy: b.Policy, Listen: a.Listen, Public: a.Public, TLS: a.TLS, Life: a.Life, SignIn: a.SignIn}
+		if err := h.furnish(&next); err != nil {
+			h.env.Logger.Error("the console goes on as it was", "err", err)
+		}
+	}
 }
 
 // trusted returns the policy by which pages and browsers judge the log; none where it is in another process and nobody gave one.
-func (v *Vault) trusted() ([]byte, error) {
-	path := cmp.Or(v.c.Console.Policy, v.c.Policy)
+func (v *Vault) trusted(c *config.Config) ([]byte, error) {
+	path := cmp.Or(c.Console.Policy, c.Policy)
 	if path == "" {
-		if len(v.vkeys) == 0 {
-			return nil, nil
+		if keys := v.signed.Load(); keys != nil {
+			return policyText(*keys), nil
 		}
-		return policyText(v.vkeys), nil
+		return nil, nil
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -83,32 +137,22 @@ func (v *Vault) trusted() ([]byte, error) {
 
 // serveConsole serves people until ctx ends; what they are being told of then ends with it.
 func (h *House) serveConsole(ctx context.Context, at net.Listener) error {
-	if a, ok := at.Addr().(*net.TCPAddr); len(h.env.Personas) > 0 && (!ok || !a.IP.IsLoopback()) {
+	if a, ok := at.Addr().(*net.TCPAddr); h.front.stage != nil && (!ok || !a.IP.IsLoopback()) {
 		at.Close()
 		return fmt.Errorf("the console lets anybody in, and %s is not for this machine alone; choose a loopback address", at.Addr())
 	}
-	if h.consoleTLS != nil {
-		at = tls.NewListener(at, h.consoleTLS)
+	if h.front.tls != nil {
+		at = tls.NewListener(at, h.front.tls)
 	}
-	return h.serve(ctx, "the console", h.console, ctx, at)
+	return h.serve(ctx, "the console", h.front, ctx, at)
 }
 
 // A door lets people into the console who logged in at an issuer or a provider, with the session that the gateway's store keeps, and
 // tells their roles.
 type door struct {
 	pages   *login.Pages
-	console *config.Console
-	gateway *gateway.Gateway // which puts on record who logged in and out
-}
-
-func (h *House) signIn(c *config.Config, known *identity) (*door, error) {
-	pages, err := known.logins(c.Gateway.Identity, login.Config{
-		Public: c.Console.Public, At: loginPath, Home: "/", Life: c.SessionLife(), Logger: h.env.Logger,
-	}, c.Console.Signs)
-	if err != nil {
-		return nil, fmt.Errorf("console: %w", err)
-	}
-	return &door{pages, c.Console, h.Gateway}, nil
+	roles   atomic.Pointer[config.Console] // says who has which
+	gateway *gateway.Gateway               // puts on record who logged in and out
 }
 
 // Who says who is signed in with a browser.
@@ -120,7 +164,7 @@ func (d *door) Who(req *http.Request) (console.Person, bool) {
 	p := t.Principal
 	return console.Person{
 		Name: p.Name, Email: p.Email, Groups: p.Groups, How: cmp.Or(p.Issuer, strings.SplitN(p.Name, ":", 2)[0]),
-		Roles: d.console.RolesOf(p.Name, p.Groups), Session: t.ID, Until: t.Expires,
+		Roles: d.roles.Load().RolesOf(p.Name, p.Groups), Session: t.ID, Until: t.Expires,
 	}, true
 }
 

@@ -419,6 +419,7 @@ type House struct {
 	law    *law            // nil without a gateway
 	sender *webhook.Sender // nil where nobody is told of questions
 	watch  *watchman
+	ships  *shipping
 	runs   []func(context.Context) error // of what knows callers
 	env    Env
 }
@@ -464,11 +465,15 @@ func Build(c *config.Config, env Env) (*House, error) {
 			return nil, err
 		}
 	}
+	ships, err := newShipping(c, env, refs)
+	if err != nil {
+		return nil, err
+	}
 	v, err := openVault(c, env, refs)
 	if err != nil {
 		return nil, err
 	}
-	h := &House{Vault: v, env: env, Reload: make(chan *config.Config), runs: known.runs, sender: sender, watch: watch}
+	h := &House{Vault: v, env: env, Reload: make(chan *config.Config), runs: known.runs, sender: sender, watch: watch, ships: ships}
 	watch.h = h
 	mux := http.NewServeMux()
 	mux.Handle("/", tiles.Handler(v.Log, tiles.Options{Log: env.Logger}))
@@ -484,6 +489,9 @@ func Build(c *config.Config, env Env) (*House, error) {
 	}
 	if err == nil && c.ServeLog.Listen != "" {
 		h.Appends, err = h.Vault.server()
+	}
+	if err == nil {
+		err = ships.follow(v, h.desk)
 	}
 	if err != nil {
 		return nil, errors.Join(err, v.Close())
@@ -560,7 +568,7 @@ func (h *House) Run(ctx context.Context, at Listeners) error {
 	vault := make(chan error, 1)
 	go func() { vault <- h.Vault.Run(vctx) }()
 
-	runs := []func(context.Context) error{func(ctx context.Context) error { return h.serveReads(ctx, at.Reads) }, h.reloads}
+	runs := []func(context.Context) error{func(ctx context.Context) error { return h.serveReads(ctx, at.Reads) }, h.reloads, h.ships.run}
 	runs = append(runs, h.runs...)
 	if h.Gateway != nil {
 		runs = append(runs,

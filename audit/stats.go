@@ -2,9 +2,12 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/tallystick/tallystick/tlog"
 )
 
 // MaxSpans is in how many spans one call counts at most.
@@ -67,7 +70,9 @@ func (d *Desk) Stats(ctx context.Context, from, to time.Time, spans int) (*Stats
 	if err != nil {
 		return nil, fmt.Errorf("count: %w", err)
 	}
-	s.Size, err = d.size(ctx)
+	if s.Size, err = d.size(ctx); errors.Is(err, tlog.ErrNotFound) {
+		err = nil // nothing is published yet
+	}
 	return s, err
 }
 

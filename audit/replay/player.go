@@ -265,8 +265,12 @@ func (s *stage) came(e *transcript.Event) {
 	if e.Problem != "" {
 		s.mark("error", "%s", e.Problem)
 	}
-	if e.Type == transcript.Piece && len(t.Replies) == 0 {
+	switch {
+	case e.Type != transcript.Piece:
+	case len(t.Replies) == 0:
 		s.raw(e.Raw)
+	case e == &t.Events[len(t.Events)-1]: // what they say together can be read now
+		s.came(nil)
 	}
 	if e.Type == transcript.Cut {
 		s.mark("cut", "%d B of an event that has no end", len(e.Raw))

@@ -358,9 +358,14 @@ func TestPlayWhole(t *testing.T) {
 	}
 	// Of one that was cut off with the gateway there are pieces.
 	var b bytes.Buffer
-	pieces := &transcript.Transcript{Outcome: record.Interrupted, Events: []transcript.Event{{Raw: []byte("one"), Type: transcript.Piece}, {Raw: []byte("two"), Type: transcript.Piece, At: ms}}}
+	pieces := &transcript.Transcript{Outcome: record.Interrupted, Times: transcript.Times{Received: epoch, First: epoch}, Events: []transcript.Event{{Raw: []byte("one"), Type: transcript.Piece}, {Raw: []byte("two"), Type: transcript.Piece, At: ms}}}
 	if err := (Player{Out: &b, NoDelay: true}).Play(t.Context(), pieces); err != nil || !strings.Contains(b.String(), "             | one\n             | two\n") {
 		t.Errorf("pieces: %v %s", err, b.String())
+	}
+	b.Reset()
+	pieces.Replies = []transcript.Reply{{Parts: []transcript.Part{{Kind: transcript.Text, Text: "three"}}}}
+	if err := (Player{Out: &b, NoDelay: true}).Play(t.Context(), pieces); err != nil || strings.Contains(b.String(), "one") || !strings.Contains(b.String(), "0.001000  text     three\n") {
+		t.Errorf("pieces that can be read: %v %s", err, b.String())
 	}
 	b.Reset()
 	if err := (Player{Out: &b}).Play(t.Context(), &transcript.Transcript{Open: true}); err != nil || !strings.Contains(b.String(), "what, is not here") {

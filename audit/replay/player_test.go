@@ -368,6 +368,13 @@ func TestPlayWhole(t *testing.T) {
 		t.Errorf("pieces that can be read: %v %s", err, b.String())
 	}
 	b.Reset()
+	mixed := &transcript.Transcript{Answer: transcript.Answer{Body: []byte("{}")}, Replies: []transcript.Reply{{Parts: []transcript.Part{
+		{Kind: transcript.Reasoning, Text: "hm"}, {Kind: transcript.Media, File: &transcript.File{Type: "image"}}, {Kind: transcript.ToolCall, Call: &transcript.Call{Name: "pay", Arguments: "{}"}},
+	}}}}
+	if err := (Player{Out: &b}).Play(t.Context(), mixed); err != nil || !strings.Contains(b.String(), "thinks   hm\n   0.000000  media    [image]\n   0.000000  calls    pay {}\n") {
+		t.Errorf("parts: %v %s", err, b.String())
+	}
+	b.Reset()
 	if err := (Player{Out: &b}).Play(t.Context(), &transcript.Transcript{Open: true}); err != nil || !strings.Contains(b.String(), "what, is not here") {
 		t.Errorf("nothing: %v %s", err, b.String())
 	}

@@ -308,6 +308,14 @@ func TestJSON(t *testing.T) {
 	}
 }
 
+// What took no time is not what is not on record.
+func TestTimesInJSON(t *testing.T) {
+	b, err := json.Marshal(Times{Received: begun, First: begun})
+	if want := `{"received":"2026-01-02T15:04:05Z","first":"2026-01-02T15:04:05Z","first_us":0,"duration_us":-1}`; err != nil || string(b) != want {
+		t.Errorf("%s: %v", b, err)
+	}
+}
+
 // Each stream has the events that a client hears, and no others.
 func TestEventCases(t *testing.T) {
 	b, err := os.ReadFile("testdata/sse/sse_cases.json")

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tallystick/tallystick/audit"
+	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
 )
 
@@ -68,6 +69,8 @@ func (o *Console) search(v *visit) error {
 	if err != nil {
 		// The form is shown again, with what is wrong with it.
 		switch page.Problem = said(err); {
+		case errors.Is(err, tlog.ErrNotFound):
+			page.Problem = "Nothing is published in the log yet. Search again in a moment."
 		case errors.Is(err, audit.ErrQuery), errors.Is(err, audit.ErrCursor):
 			status = http.StatusBadRequest
 		case errors.Is(err, audit.ErrNoIndex):

@@ -11,14 +11,11 @@ import (
 	"github.com/tallystick/tallystick/tlog/record"
 )
 
-// form reads a form that is posted. Its reason is the one that stands in it, and becomes the one that is kept.
+// form reads a form that is posted. The reason is the one that stands in it.
 func (o *Console) form(v *visit) error {
 	v.req.Body = http.MaxBytesReader(v.w, v.req.Body, 1<<20)
 	if err := v.req.ParseForm(); err != nil {
 		return fmt.Errorf("%w: %w", errAsked, err)
-	}
-	if !v.req.PostForm.Has("reason") {
-		return nil
 	}
 	v.why = strings.TrimSpace(v.req.PostForm.Get("reason"))
 	return goodReason(v.why)
@@ -28,9 +25,6 @@ func (o *Console) form(v *visit) error {
 func (o *Console) handing(v *visit) (id record.ID, err error) {
 	if id, err = sessionID(v); err == nil {
 		err = o.form(v)
-	}
-	if err == nil {
-		err = goodReason(v.why)
 	}
 	return id, err
 }

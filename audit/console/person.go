@@ -1,12 +1,14 @@
 package console
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
 
 	"github.com/tallystick/tallystick/audit"
+	"github.com/tallystick/tallystick/tlog"
 )
 
 // A whyPage asks somebody why he looks.
@@ -27,9 +29,6 @@ func (o *Console) askWhy(v *visit) {
 // reason keeps why somebody looks from now on.
 func (o *Console) reason(v *visit) error {
 	if err := o.form(v); err != nil {
-		return err
-	}
-	if err := goodReason(v.why); err != nil {
 		return err
 	}
 	o.keepReason(v, v.why)
@@ -77,7 +76,7 @@ func (o *Console) trail(v *visit) error {
 		most = trailRead
 	}
 	all, next, err := o.c.Desk.Trail(v.req.Context(), v.asker(), before, most)
-	if err != nil {
+	if err != nil && !errors.Is(err, tlog.ErrNotFound) { // nothing is published yet
 		return err
 	}
 	page.Read = len(all)

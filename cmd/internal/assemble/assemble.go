@@ -409,8 +409,8 @@ type House struct {
 	Vault   *Vault
 	Gateway *gateway.Gateway // nil in the log's own process
 	Appends *remote.Server   // for gateways in other processes; nil for none
-	// Reload takes configurations whose keys, policy and witnesses the running log is to go on with, and whose rules the
-	// gateway is.
+	// Reload takes configurations whose keys, policy and witnesses the running log is to go on with, whose rules the gateway is,
+	// and by whose roles the console.
 	Reload chan *config.Config
 	api    http.Handler
 	front  *front          // the console; nil for none
@@ -491,7 +491,7 @@ func Build(c *config.Config, env Env) (*House, error) {
 		h.Appends, err = h.Vault.server()
 	}
 	if err == nil {
-		err = ships.follow(v, h.desk)
+		err = ships.follow(h)
 	}
 	if err != nil {
 		return nil, errors.Join(err, v.Close())

@@ -56,17 +56,18 @@ func newShipping(c *config.Config, env Env, refs *Keyring) (*shipping, error) {
 }
 
 // follow says what is followed: the log, and where metadata is shipped, the desk.
-func (s *shipping) follow(v *Vault, desk *audit.Desk) error {
+func (s *shipping) follow(h *House) error {
 	for i, k := range s.conf {
-		c := ship.Config{Name: k.Name, Log: v.Log, Sink: s.sinks[i], Mark: k.Mark, From: k.From, Fields: k.Fields, Logger: s.env.Logger}
+		c := ship.Config{Name: k.Name, Log: h.Vault.Log, Sink: s.sinks[i], Mark: k.Mark, From: k.From, Fields: k.Fields, Logger: s.env.Logger}
 		if k.Metadata() {
-			c.Desk = desk
-			c.Who = audit.Asker{Name: v.c.Gateway.ID, Reason: "shipping to " + k.Name + ", as configured", Roles: audit.Admin}
+			c.Desk = h.desk
+			c.Who = audit.Asker{Name: h.Vault.c.Gateway.ID, Reason: "shipping to " + k.Name + ", as configured", Roles: audit.Admin}
 		}
 		f, err := ship.New(c)
 		if err != nil {
 			return fmt.Errorf("ship.%s: %w", k.Name, err)
 		}
+		h.follows("ship."+k.Name, func() uint64 { return f.Status().Next })
 		s.all = append(s.all, f)
 	}
 	return nil
@@ -97,6 +98,3 @@ func (s *shipping) run(ctx context.Context) error {
 	}
 	return err
 }
-
-// Shipping returns the followers that hand on what is new in the log, in the order of the configuration.
-func (h *House) Shipping() []*ship.Shipper { return h.ships.all }

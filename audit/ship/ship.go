@@ -9,7 +9,8 @@
 //   - of records only the named fields of [Fields] are ever shipped, as they are on record: no body, no head, no address of a
 //     request, and no original of what was masked; and only after it is on record that they are;
 //   - at most a batch of 256 entries is in memory, however far the sink is behind;
-//   - a log that is not the one that was shipped, because it was put back or is another one, is not shipped, and said to be that.
+//   - a log that is not the one that was shipped, because it was put back or is another one, is not shipped, and said to be that. No more
+//     than that is held against it: to believe nothing is for tally-verify.
 //
 // # A line
 //

@@ -21,7 +21,7 @@ import (
 func (t *tally) ship(ctx context.Context, args []string) error {
 	fs := t.flags("ship --to ADDRESS [--mark FILE] [--once]", `Follows a log and hands what is new in it on, as JSON lines, until it is interrupted: to a file, an
 HTTPS endpoint or a syslog collector. Each entry arrives at least once and in its order; begun again, it goes on where it
-stopped. It ships the public log alone. The metadata of records is shipped by the gateway itself: key ship of its configuration.`)
+stopped. It ships the public log alone, and verifies nothing: see tally-verify monitor. The metadata of records is shipped by the gateway itself: key ship of its configuration.`)
 	var s source
 	to := fs.String("to", "", "`where` to: file:PATH, https://host/path, syslog+tls://host:port, syslog+unix:PATH")
 	mark := fs.String("mark", "", "the `file` that remembers how far it came; of a file, by default that with .mark behind its name")

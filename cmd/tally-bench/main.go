@@ -23,10 +23,12 @@ const help = `Usage: tally-bench [flags]
 
 Measures here what the log and the gateway cost, as ratios to what bounds them, and prints a line for each.
 
-  --run NAME   append, pass, decide, masking, or vault, which needs VAULT_ADDR and VAULT_TOKEN; by default
-               all, and vault where VAULT_ADDR is set
+  --run NAME   append, pass, decide, masking, or vault, which needs VAULT_ADDR and VAULT_TOKEN, or search, which
+               takes long; by default all but search, and vault where VAULT_ADDR is set
   --rounds N   rounds of each arm, in turns (5)
   --time D     how long a round is (3s)
+  --sessions N of search: how many there are in the index (1000000); 0 for none, and only to follow a log
+  --keep DIR   of search: where the index is kept, and taken from, so that it need not be made again
   --dir DIR    a directory on the disk to measure; by default the system's for temporary files
 
 Exit codes: 0 it was measured; 1 it was not; 64 wrong usage.
@@ -38,8 +40,10 @@ func main() {
 	rounds := fs.Int("rounds", 5, "")
 	each := fs.Duration("time", 3*time.Second, "")
 	only := fs.String("run", "", "")
+	sessions := fs.Int("sessions", 1_000_000, "")
+	keep := fs.String("keep", "", "")
 	rest, err := cli.Parse(fs, os.Args[1:])
-	workloads := []string{"append", "pass", "decide", "masking", "vault"}
+	workloads := []string{"append", "pass", "decide", "masking", "vault", "search"}
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Print(help)
@@ -59,6 +63,14 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	fmt.Println(strings.Join(os.Args, " "))
+	if *only == "search" {
+		s := bench.Search{Dir: *dir, Keep: *keep, Sessions: *sessions, Queries: 60, Rates: []int{100, 300, 1000}, Time: max(*each, 20*time.Second)}
+		if err := s.Run(ctx, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "tally-bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(ctx, *dir, *only, *rounds, *each); err != nil {
 		fmt.Fprintln(os.Stderr, "tally-bench:", err)
 		os.Exit(1)

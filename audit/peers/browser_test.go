@@ -212,7 +212,7 @@ func (b *tab) goTo(url string) {
 	b.do(chromedp.Navigate(url))
 }
 
-// shot writes a picture of the whole page, where somebody wants any.
+// shot writes a picture of the whole page, or of what is seen of one that is too high for a picture, where somebody wants any.
 func (b *tab) shot(name string) {
 	dir := os.Getenv("SCREENSHOTS")
 	if dir == "" {
@@ -220,7 +220,11 @@ func (b *tab) shot(name string) {
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
-	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	picture := chromedp.FullScreenshot(100)
+	if high, err := chromedp.Run(ctx, chromedp.Evaluate[int]("document.documentElement.scrollHeight")); err == nil && high > 15000 {
+		picture = chromedp.CaptureScreenshot()
+	}
+	png, err := chromedp.Run(ctx, picture)
 	if err != nil {
 		b.t.Logf("no picture of %s: %v", name, err)
 		return

@@ -68,7 +68,11 @@ func (b *tab) calm() {
 func TestNaughtyStringsAreText(t *testing.T) {
 	d := theDemo(t)
 	all := naughty(t)
-	prompts := d.mustAsk(t, nil, d.chat(all...))
+	halves := [][]string{all[:len(all)/2], all[len(all)/2:]}
+	var prompts []string
+	for _, h := range halves {
+		prompts = append(prompts, d.mustAsk(t, nil, d.chat(h...)))
+	}
 	// As models' names and user agents, what looks most like markup, a call each.
 	var worst []string
 	for _, s := range all {
@@ -85,25 +89,28 @@ func TestNaughtyStringsAreText(t *testing.T) {
 	}
 	p := d.as(t, "ada", `<script>alert("why")</script>`)
 	p.watch()
-	p.found("/sessions/"+prompts, "Proof")
-	p.calm()
 	// Whatever has no invisible characters stands there as it is.
-	words := eval[[]string](p.tab, `[...document.querySelectorAll("#conversation .turn.user .words")].map((e) => e.textContent)`)
 	plain := func(s string) bool {
 		return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r > 0x2000 || !unicode.IsPrint(r) })
 	}
-	missing := 0
-	for _, s := range all {
-		if plain(s) && !slices.Contains(words, s) && !masked(words, s) {
-			missing++
-			t.Errorf("%q does not stand on the page", s)
+	for i, h := range halves {
+		p.found("/sessions/"+prompts[i], "Proof")
+		p.calm()
+		words := eval[[]string](p.tab, `[...document.querySelectorAll("#conversation .turn.user .words")].map((e) => e.textContent)`)
+		for _, s := range h {
+			if plain(s) && !slices.Contains(words, s) && !masked(words, s) {
+				t.Errorf("%q does not stand on the page", s)
+			}
 		}
+		if len(words) != len(h) {
+			t.Errorf("%d messages are shown of %d", len(words), len(h))
+		}
+		p.do(chromedp.Click(chromedp.CSS("#check")))
+		p.until(`document.querySelector("#verdict").textContent.includes("trust on first use")`)
+		p.calm()
 	}
-	t.Logf("%d strings, %d of them shown as messages, %d plain ones missing", len(all), len(words), missing)
+	eval[any](p.tab, `([...document.querySelectorAll("#conversation .words")].find((e) => e.textContent.includes("alert("))?.scrollIntoView({ block: "start" }), 0)`)
 	p.shot("naughty")
-	p.do(chromedp.Click(chromedp.CSS("#check")))
-	p.until(`document.querySelector("#verdict").textContent.includes("trust on first use")`)
-	p.calm()
 	for _, s := range sessions {
 		p.visit("/sessions/" + s)
 		p.until(`document.querySelector("#facts")`)

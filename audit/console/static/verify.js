@@ -7,7 +7,7 @@
 //   - what it says of a claim is true, false, or null: not proven here. A browser has no ML-DSA-44, for one. What is not proven is never
 //     called true, and a bundle in which anything is null does not hold;
 //   - nothing is believed but the keys of the policy;
-//   - it does not throw for anything that a bundle or a policy may be.
+//   - it throws for a policy that is none, and for no bundle, whatever that may be.
 
 /** The largest bundle that is checked here, in bytes. The format allows more: tally-verify reads those. */
 export const MAX_BUNDLE = 256 << 20;
@@ -29,11 +29,11 @@ const SKEW = 300n * 1_000_000_000n; // nanoseconds by which clocks may be apart
 // Bytes, text and hashes. A hash is handled as its text, which is the only one it has, so that === compares.
 
 const utf8 = new TextEncoder();
-const decode = (bytes) => new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
 
-function tryDecode(bytes) {
+/** The text of UTF-8; null for other bytes. */
+function decode(bytes) {
   try {
-    return decode(bytes);
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch {
     return null;
   }
@@ -229,7 +229,7 @@ const isKeyName = (s) => s !== "" && !/[+\p{White_Space}]/u.test(s);
 
 /** Reads a verifier key, given as octets. */
 async function parseKey(octets) {
-  const [name, id, ...rest] = (tryDecode(fromBinary(octets)) ?? "").split("+");
+  const [name, id, ...rest] = (decode(fromBinary(octets)) ?? "").split("+");
   const raw = fromBase64(rest.join("+")); // base64 has plus signs too
   if (!isKeyName(name) || !/^[0-9a-f]{8}$/.test(id ?? "") || !raw?.length) throw new Wrong("no verifier key");
   const type = raw[0], bytes = raw.subarray(1);
@@ -689,7 +689,7 @@ class Reader {
     } else {
       this.literal(',"base64":');
       value = this.base64(Infinity, "a value");
-      const t = tryDecode(value);
+      const t = decode(value);
       if (t !== null && !CONTROL.test(t)) this.fail(`the field ${name} is text and stands in base64`);
     }
     if (value.length > MAX_VALUE) this.fail(`the field ${name} is over the limit`);
@@ -809,7 +809,7 @@ class Judge {
     const stated = binary(bytes.subarray(magic.length, HEAD - 1)), is = await fingerprint(body);
     this.say("bundle-intact", "bundle", stated === is,
       stated === is ? `${bytes.length} bytes` : "it has another digest than its first line says: it was changed or cut off after it was written");
-    const text = tryDecode(body);
+    const text = decode(body);
     if (text === null) return unreadable("it is not UTF-8");
     let b;
     try {

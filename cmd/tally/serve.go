@@ -17,7 +17,7 @@ import (
 )
 
 func (t *tally) serve(ctx context.Context, args []string) error {
-	fs := t.flags("serve --config FILE", "Runs the gateway, the log and the console until it is interrupted. Then calls under way finish, the\nlast checkpoint is signed, and it ends. On SIGHUP it reads the file again: keys, policy and\nwitnesses of its log can change while it runs, and so can the rules of retention and those that judge calls, which are\nread again by themselves, too, when their file changes.")
+	fs := t.flags("serve --config FILE", "Runs the gateway, the log and the console until it is interrupted. Then calls under way finish, the\nlast checkpoint is signed, and it ends. On SIGHUP it reads the file again: keys, policy and\nwitnesses of its log can change while it runs, and so can who has which role in the console, the\nrules of retention, and those that judge calls, which are read again by themselves, too, when their file changes.")
 	path := fs.String("config", "", "the `file` that says how")
 	newHead := fs.Bool("new-head", false, "go on without the head file, if it was lost: what came after the anchor is then known to the store alone")
 	if _, err := parse(fs, args, 0, 0); err != nil {

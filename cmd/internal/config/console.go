@@ -31,7 +31,7 @@ import (
 // At an issuer, PUBLIC/login/back is registered to come back to, beside that of the gateway; a SAML provider is given the metadata at
 // PUBLIC/login/saml/NAME. Who has no role sees nothing, and is told whom he is to the console, so that somebody can give him one. Groups
 // are those of the log-in: what is taken from somebody at his provider counts from the next one on; `tally tokens revoke` ends the
-// session at once.
+// session at once. Roles, people, hosts and the policy here are read again on SIGHUP.
 type Console struct {
 	Listen string `yaml:"listen"` // where browsers, or a proxy before them, connect
 	// Public is where browsers find it: https://tally.example, or http on a loopback address.

@@ -14,7 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
+	"github.com/tallystick/tallystick/tlog/tlogtest"
 )
 
 // TestStats makes calls of every end and looks at what was counted of them.
@@ -228,4 +230,78 @@ func FuzzWalker(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestStatsUnrecorded counts what the log does not take: what then does not pass, and in the mode open what does.
+func TestStatsUnrecorded(t *testing.T) {
+	for _, c := range []struct {
+		mode Mode
+		what string
+		want func(s Stats, r RouteStats) bool
+	}{
+		{Strict, string(record.Request), func(s Stats, r RouteStats) bool {
+			return s.Unrecorded["request"] == 1 && s.Unrecorded["response"] == 0 && slices.Equal(r.Ended, []Ended{{"unrecorded", "5xx", 1}}) && len(r.Models) == 0
+		}},
+		{Strict, "to " + string(record.Complete), func(s Stats, r RouteStats) bool {
+			return s.Unrecorded["request"] == 0 && s.Unrecorded["response"] == 1 && slices.Equal(r.Ended, []Ended{{"unrecorded", "5xx", 1}})
+		}},
+		{Open, "to " + string(record.Complete), func(s Stats, r RouteStats) bool {
+			return s.Unrecorded["response"] == 1 && s.Lost == 1 && slices.Equal(r.Ended, []Ended{{"complete", "2xx", 1}})
+		}},
+	} {
+		t.Run(c.mode.String()+" "+c.what, func(t *testing.T) {
+			w := newWorld(t, func(cfg *Config) { cfg.Mode = c.mode })
+			w.faulty = true
+			slurp(t, w.post("/v1/models", "").Body) // the boot is on record
+			before := w.g.Stats().Routes[0]
+			if len(before.Ended) != 1 {
+				t.Fatalf("%+v", before)
+			}
+			w.log.Inject(onEntry(c.what, func() error { return tlog.ErrFull }))
+			slurp(t, w.post("/v1/chat/completions", chat("hello", false)).Body)
+			for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+				s := w.g.Stats()
+				r := s.Routes[0]
+				if r.Ended = less(r.Ended, before.Ended); c.want(s, r) {
+					break
+				}
+				if time.Now().After(end) {
+					t.Fatalf("%+v", s)
+				}
+			}
+			w.log.Inject(tlogtest.Faults{})
+		})
+	}
+}
+
+// less takes away what was counted before.
+func less(now, before []Ended) (out []Ended) {
+	for _, e := range now {
+		for _, b := range before {
+			if b.Outcome == e.Outcome && b.Class == e.Class {
+				e.Calls -= b.Calls
+			}
+		}
+		if e.Calls > 0 {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// A bound belongs to its bucket, as Prometheus has it.
+func TestHistogram(t *testing.T) {
+	s := newScale(second, 0.5, 1)
+	var h counted
+	for _, v := range []time.Duration{0, 500 * time.Millisecond, 500*time.Millisecond + 1, time.Second, time.Second + 1, time.Hour} {
+		h.add(s, int64(v))
+	}
+	if got := h.read(s); !slices.Equal(got.Counts, []uint64{2, 2, 2}) || got.Count() != 6 || got.Sum < 3603 || got.Sum > 3603.1 {
+		t.Errorf("%+v", got)
+	}
+	for _, s := range []*scale{newScales().operation, newScales().tokens, newScales().call, newScales().added} {
+		if len(s.bounds) > mostBounds || !slices.IsSorted(s.most) {
+			t.Errorf("%v", s.bounds)
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tallystick/tallystick/audit"
+	"github.com/tallystick/tallystick/audit/transcript"
 )
 
 // Sessions are counted over the shortest time that has all of the last day, or over what somebody chose; and not again until ten
@@ -111,5 +112,32 @@ func TestWritten(t *testing.T) {
 		if got := ago(now, now.Add(-d)); got != want {
 			t.Errorf("%v: %q, want %q", d, got, want)
 		}
+	}
+}
+
+// The stretches of a call's time lie side by side, and what waited for people is no time of the gateway's.
+func TestPhases(t *testing.T) {
+	at := func(ms int) time.Time {
+		return time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC).Add(time.Duration(ms) * time.Millisecond)
+	}
+	p := &sessionPage{Phases: phases(&transcript.Transcript{
+		Times:    transcript.Times{Received: at(0), Sent: at(1000), First: at(1500), Ended: at(2000)},
+		Approval: &transcript.Approval{Asked: at(100), Words: []transcript.Word{{Time: at(300)}, {Time: at(900)}}},
+	})}
+	var got []string
+	for _, one := range p.Phases {
+		got = append(got, one.Class+" "+one.X+" "+one.W)
+	}
+	if want := []string{"c5 0 50", "c3 50 400", "c5 450 50", "c4 500 250", "c1 750 250"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if l := p.Legend(); len(l) != 4 || l[0].Took != 200*time.Millisecond || l[1].Took != 800*time.Millisecond {
+		t.Errorf("%+v", l)
+	}
+	if got := phases(&transcript.Transcript{}); len(got) > 0 {
+		t.Errorf("of nothing: %+v", got)
+	}
+	if got := phases(&transcript.Transcript{Times: transcript.Times{Received: at(0), Ended: at(10)}}); len(got) != 1 || got[0].Took != 10*time.Millisecond {
+		t.Errorf("of the ends alone: %+v", got)
 	}
 }

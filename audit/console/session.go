@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -66,6 +67,18 @@ type phase struct {
 	From        time.Time
 	Took        time.Duration
 	X, W        string
+}
+
+// Legend names each kind of stretch once.
+func (p *sessionPage) Legend() (all []phase) {
+	for _, one := range p.Phases {
+		if i := slices.IndexFunc(all, func(l phase) bool { return l.Name == one.Name }); i >= 0 {
+			all[i].Took += one.Took
+		} else {
+			all = append(all, one)
+		}
+	}
+	return all
 }
 
 // A timeline is the events of an answer, a page of them.
@@ -265,13 +278,15 @@ func phases(t *transcript.Transcript) []phase {
 		}
 	}
 	ts := t.Times
-	sent := ts.Sent
+	from := ts.Received
 	if a := t.Approval; a != nil && !a.Asked.IsZero() && len(a.Words) > 0 {
 		last := a.Words[len(a.Words)-1].Time
+		add("in the gateway, before it was sent", "c5", from, a.Asked)
 		add("waited for people", "c3", a.Asked, last)
+		from = last
 	}
-	add("in the gateway, before it was sent", "c5", ts.Received, sent)
-	add("until the answer began", "c4", sent, ts.First)
+	add("in the gateway, before it was sent", "c5", from, ts.Sent)
+	add("until the answer began", "c4", ts.Sent, ts.First)
 	add("while it came", "c1", ts.First, ts.Ended)
 	if len(all) == 0 {
 		add("altogether", "c1", ts.Received, ts.Ended)

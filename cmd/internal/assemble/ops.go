@@ -116,6 +116,9 @@ func (w *watchman) handler() http.Handler {
 	if ix := w.h.Vault.search.index; ix != nil {
 		w.followers["index"] = ix.Indexed
 	}
+	for _, s := range w.h.ships.all {
+		w.followers["ship "+s.Status().Name] = func() uint64 { return s.Status().Next }
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(w.collectors()...)
 	mux := http.NewServeMux()

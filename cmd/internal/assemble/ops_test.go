@@ -104,7 +104,7 @@ func TestOps(t *testing.T) {
 		io.Copy(&spans, r.Body)
 	}))
 	defer collector.Close()
-	h, at := opsHouse(t, "ops: {listen: 127.0.0.1:9464, models: [fake-1]}\ntraces: {endpoint: '"+collector.URL+"', headers: {api-key: {file: collector.key}}}\n")
+	h, at := opsHouse(t, "ship: [{name: siem, to: 'file:"+filepath.Join(t.TempDir(), "entries.jsonl")+"'}]\nops: {listen: 127.0.0.1:9464, models: [fake-1]}\ntraces: {endpoint: '"+collector.URL+"', headers: {api-key: {file: collector.key}}}\n")
 	h.follows("another", func() uint64 { return 3 })
 	if h.watch.c.Ops.Listen != "127.0.0.1:9464" {
 		t.Fatal(h.watch.c.Ops)
@@ -161,7 +161,7 @@ func TestOps(t *testing.T) {
 		`tally_gateway_overhead_seconds_count{api="openai",route="openai",stage="after_answer"} 3`,
 		`tally_gateway_approvals_waiting 0`, `tally_gateway_approvals_total{event="asked"} 0`, `tally_gateway_ready 1`,
 		`tally_gateway_unrecorded_total{what="request"} 0`, `tally_log_takes_entries{origin="log.example/watched"} 1`,
-		`tally_follower_entries{follower="another"} 3`, `tally_follower_lag_entries{follower="index"}`, `tally_build_info{go="` + runtime.Version() + `",software="tallystick/test"} 1`,
+		`tally_follower_entries{follower="another"} 3`, `tally_follower_lag_entries{follower="index"}`, `tally_follower_lag_entries{follower="ship siem"}`, `tally_build_info{go="` + runtime.Version() + `",software="tallystick/test"} 1`,
 		`gen_ai_client_operation_time_to_first_chunk_seconds_count`, `go_goroutines`, `process_resident_memory_bytes`, `tally_data_keys_ready`,
 	} {
 		if !strings.Contains(text, line) {

@@ -490,6 +490,7 @@ func TestBrowserAgrees(t *testing.T) {
 		},
 		"used after it had expired": func(is map[uint64]*record.Entry, was story) {
 			is[8].Reason, is[9].Reason, is[11].Grant = record.Granted, record.Expired, was.leaf[8]
+			was.field(5, record.FieldNeed).Value = []byte("1")
 		},
 		"a no is used":         func(is map[uint64]*record.Entry, _ story) { is[16].Reason = record.No },
 		"used too late":        func(is map[uint64]*record.Entry, _ story) { is[5].Until = is[9].Time.Add(1000) },

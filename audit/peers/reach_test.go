@@ -125,8 +125,61 @@ func TestPagesAreForEverybody(t *testing.T) {
 	}
 }
 
-// A press of keys is all that it takes to find a session and to decide about a call: no mouse.
-func TestByKeysAlone(t *testing.T) {
+// press presses keys.
+func (p *person) press(keys string) {
+	p.t.Helper()
+	p.do(chromedp.KeyEvent(keys))
+}
+
+// tabTo presses the key that goes on until the focus is on what is wanted, and sees that everybody sees where it is.
+func (p *person) tabTo(selector string) {
+	p.t.Helper()
+	for range 200 {
+		p.press(kb.Tab)
+		at := eval[struct {
+			Here, Seen bool
+			What       string
+		}](p.tab, fmt.Sprintf(`(() => {
+			const e = document.activeElement, s = getComputedStyle(e);
+			return { Here: e.matches(%q), Seen: e === document.body || s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2, What: e.outerHTML.slice(0, 120) };
+		})()`, selector))
+		if !at.Seen {
+			p.t.Errorf("the focus is not seen on %s", at.What)
+		}
+		if at.Here {
+			return
+		}
+	}
+	p.t.Fatalf("no key leads to %s", selector)
+}
+
+// A press of keys is all that it takes to find a session, and to read and to check it: no mouse.
+func TestFoundByKeysAlone(t *testing.T) {
+	d := theDemo(t)
+	session := d.mustAsk(t, nil, d.chat("Where does the word xylophonist come from?"))
+	p := d.as(t, "victor", "found by keys alone")
+	p.found("/search?q=xylophonist", session) // it is in the index
+	p.visit("/search")
+	p.tabTo("#q")
+	p.press("xylophonist")
+	p.press(kb.Enter)
+	p.until(`location.search.includes("xylophonist") && document.querySelector("a.open")`)
+	p.tabTo(`a.open[href="/sessions/` + session + `"]`)
+	p.press(kb.Enter)
+	p.until(`location.pathname === "/sessions/` + session + `" && document.querySelector("#check")`)
+	if talk := p.text("#conversation"); !strings.Contains(talk, "xylophonist") {
+		t.Errorf("the session says %s", talk)
+	}
+	p.tabTo("#check")
+	p.press(" ")
+	p.until(`document.querySelector("#claims")`)
+	p.tabTo("#pin-served")
+	p.press(kb.Enter)
+	p.until(`document.querySelector("#pinned")`)
+}
+
+// Nor does it take more to decide about a call.
+func TestDecidedByKeysAlone(t *testing.T) {
 	d := theDemo(t)
 	type answer struct {
 		status int
@@ -138,55 +191,33 @@ func TestByKeysAlone(t *testing.T) {
 		answered <- answer{status, err}
 	}()
 	p := d.as(t, "paula", "")
-	press := func(keys ...string) {
-		for _, k := range keys {
-			p.do(chromedp.KeyEvent(k))
-		}
-	}
-	// tab goes on until the focus is on what is wanted, and sees that everybody sees where it is.
-	tab := func(to string) {
-		t.Helper()
-		for range 200 {
-			press(kb.Tab)
-			if !eval[bool](p.tab, `document.activeElement !== document.body`) {
-				continue
-			}
-			if !eval[bool](p.tab, `(() => { const s = getComputedStyle(document.activeElement); return s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2; })()`) {
-				t.Errorf("the focus is not seen on %s", eval[string](p.tab, "document.activeElement.outerHTML.slice(0, 120)"))
-			}
-			if eval[bool](p.tab, fmt.Sprintf("document.activeElement.matches(%q)", to)) {
-				return
-			}
-		}
-		t.Fatalf("no key leads to %s", to)
-	}
 	p.visit("/")
-	press(kb.Tab)
+	p.press(kb.Tab)
 	if skip := eval[string](p.tab, "document.activeElement.className"); skip != "skip" {
 		t.Errorf("the first thing is not the way to the content but %q", skip)
 	}
-	tab(`.pages a[href="/approvals"]`)
-	press(kb.Enter)
+	p.tabTo(`.pages a[href="/approvals"]`)
+	p.press(kb.Enter)
 	p.until(`location.pathname === "/approvals" && [...document.querySelectorAll("#list tr")].some((r) => r.textContent.includes("fake-risky"))`)
 	eval[any](p.tab, `(document.querySelector("#main").focus(), 0)`)
 	// The newest is the last.
 	mine := ""
 	for range 50 {
-		tab("#list a")
+		p.tabTo("#list a")
 		mine = eval[string](p.tab, "document.activeElement.href")
 		if eval[bool](p.tab, `document.activeElement.closest("tr") === [...document.querySelectorAll("#list tr")].filter((r) => r.textContent.includes("fake-risky")).at(-1)`) {
 			break
 		}
 	}
-	press(kb.Enter)
+	p.press(kb.Enter)
 	p.until(fmt.Sprintf("location.href === %q && document.querySelector('textarea')", mine))
 	if body := p.text("pre.raw"); !strings.Contains(body, "by keys alone") {
 		t.Fatalf("another call is shown: %s", body)
 	}
-	tab("textarea")
-	press("Typed, and tabbed.")
-	tab(`button[value="approve"]`)
-	press(" ")
+	p.tabTo("textarea")
+	p.press("Typed, and tabbed.")
+	p.tabTo(`button[value="approve"]`)
+	p.press(" ")
 	p.until(`document.querySelector(".notice.good")`)
 	if a := <-answered; a.err != nil || a.status != 200 {
 		t.Errorf("the caller: %d %v", a.status, a.err)

@@ -391,6 +391,31 @@ func TestBrowserAgrees(t *testing.T) {
 			return day
 		})
 	}
+	// What a log has signed, and is no checkpoint all the same.
+	log, _ := tlogtest.Key(tlogtest.Origin)
+	root := c.Root.String()
+	for name, text := range map[string]string{
+		"a root that is none":       "log.example/test\n12\n" + strings.Repeat("A", 42) + "B=\n",
+		"a root without padding":    "log.example/test\n12\n" + root[:43] + "\n",
+		"a size with a zero":        "log.example/test\n012\n" + root + "\n",
+		"a size over 63 bits":       "log.example/test\n9223372036854775808\n" + root + "\n",
+		"a size of nothing":         "log.example/test\n0\n" + root + "\n",
+		"two lines":                 "log.example/test\n12\n",
+		"an empty line":             "log.example/test\n12\n" + root + "\n\nx\n",
+		"an origin with a space":    "log.example/te st\n12\n" + root + "\n",
+		"an origin with a new line": "log.example/test\u2028\n12\n" + root + "\n",
+	} {
+		signed, err := note.Sign(&note.Note{Text: text}, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		add(name, verify.CheckpointSigned, alone, func(day, _ *bundle) *bundle { day.Checkpoint = signed; return day })
+	}
+	extended, err := note.Sign(&note.Note{Text: string(c.Text()) + "an extension\n"}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	add("a line more", "", alone, func(day, _ *bundle) *bundle { day.Checkpoint = extended; return day })
 	add("no checkpoint", verify.CheckpointSigned, policy, func(day, _ *bundle) *bundle { day.Checkpoint = nil; return day })
 	add("another log than it says", verify.CheckpointSigned, policy, func(day, _ *bundle) *bundle { day.Origin = "log.example/other"; return day })
 

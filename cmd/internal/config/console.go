@@ -40,9 +40,9 @@ type Console struct {
 	// public alone.
 	Hosts []string `yaml:"hosts"`
 	TLS   TLS      `yaml:"tls"` // by default plain HTTP, which is for a loopback address: for a proxy on this machine, say
-	// Roles has the groups whose members have a role. A viewer finds sessions and sees what their records say, an auditor also hands
-	// evidence out, replays, and sees who read what; an admin erases, and sees who read what and the settings. An approver sees what
-	// waits for a yes; which of it he decides is said by the groups of gateway.approvals, as for all who decide. No role has another in it.
+	// Roles has the groups whose members have a role. A viewer finds sessions and sees what their records say; an auditor does so, too,
+	// and hands evidence out; an admin erases; both of these see who read what, and the settings. An approver sees what
+	// waits for a yes; which of it he decides is said by the groups of gateway.approvals, as for all who decide.
 	Roles map[string][]string `yaml:"roles"`
 	// People has the roles of single people, by the names under which the gateway knows them.
 	People map[string][]string `yaml:"people"`

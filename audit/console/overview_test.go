@@ -8,6 +8,9 @@ import (
 
 	"github.com/tallystick/tallystick/audit"
 	"github.com/tallystick/tallystick/audit/transcript"
+	"github.com/tallystick/tallystick/tlog"
+	"github.com/tallystick/tallystick/tlog/record"
+	"github.com/tallystick/tallystick/verify"
 )
 
 // Sessions are counted over the shortest time that has all of the last day, or over what somebody chose; and not again until ten
@@ -139,5 +142,36 @@ func TestPhases(t *testing.T) {
 	}
 	if got := phases(&transcript.Transcript{Times: transcript.Times{Received: at(0), Ended: at(10)}}); len(got) != 1 || got[0].Took != 10*time.Millisecond {
 		t.Errorf("of the ends alone: %+v", got)
+	}
+}
+
+// An entry that does not name the one before it is said to be out of place.
+func TestChain(t *testing.T) {
+	id := record.NewID(time.Now())
+	entry := func(e record.Entry) verify.Entry {
+		t.Helper()
+		e.By, e.Boot, e.Seq, e.Session, e.Time = "gw", record.ID{1}, 1, id, time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+		e.Root, e.Fields, e.Payload, e.PayloadSize = tlog.Hash{1}, 1, tlog.Hash{2}, 1
+		b, err := e.Append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return verify.Entry{Bytes: b}
+	}
+	first := entry(record.Entry{Kind: record.Request})
+	linked := func(all ...verify.Entry) (got []string) {
+		for _, l := range readSession(verify.Session{ID: id, Entries: all}, 0).Chain {
+			got = append(got, l.Linked)
+		}
+		return got
+	}
+	good := entry(record.Entry{Kind: record.Response, Outcome: record.Complete, Prev: tlog.HashLeaf(first.Bytes)})
+	bad := entry(record.Entry{Kind: record.Response, Outcome: record.Complete, Prev: tlog.Hash{7}})
+	gone := entry(record.Entry{Kind: record.Erasure, Reason: "request"})
+	if got, want := linked(first, good, gone), []string{"first", "follows", ""}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got, want := linked(first, bad), []string{"first", "broken"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

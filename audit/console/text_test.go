@@ -404,6 +404,13 @@ func TestLong(t *testing.T) {
 			break
 		}
 	}
+	w.publish()
+	read, _, err := w.desk.Trail(t.Context(), audit.Asker{Name: "test", Reason: "a test", Roles: audit.Admin}, 0, 2)
+	if err != nil || len(read) == 0 || !slices.ContainsFunc(read, func(r audit.Reading) bool {
+		return r.What == fmt.Sprintf("view, part 16 of body in entry %d", at[0].Index)
+	}) {
+		t.Errorf("that a part was read is on record as %+v, %v", read, err)
+	}
 	if !strings.Contains(text.String(), long) || !strings.HasSuffix(text.String(), "}") {
 		t.Errorf("the parts are %d bytes", text.Len())
 	}

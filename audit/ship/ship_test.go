@@ -392,3 +392,32 @@ func FuzzLine(f *testing.F) {
 		}
 	})
 }
+
+// What is delivered at once is bounded in bytes, too.
+func TestChunks(t *testing.T) {
+	r := record.Record{}
+	for _, name := range Fields() {
+		r.Add(name, []byte(strings.Repeat("x", maxValue)))
+	}
+	d := &fed{}
+	for i, leaf := range heartbeats(t, 0, tlog.TileWidth) {
+		e, err := record.ParseEntry(leaf.Entry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.PayloadSize = 1
+		d.all = append(d.all, audit.Seen{Found: record.Found{Index: uint64(i), Bytes: leaf.Entry, Entry: e}, Record: r})
+	}
+	l := filled(t, tlog.TileWidth)
+	m := &memory{fail: func(_ int, lines [][]byte) error {
+		if n := len(bytes.Join(lines, nil)); n > maxChunk {
+			t.Errorf("%d bytes at once", n)
+		}
+		return nil
+	}}
+	f := follow(t, Config{Log: l, Sink: m, Desk: d, Who: audit.Asker{Name: "gw-1", Reason: "a test"}})
+	until(t, "all lines", func() bool { return len(m.got()) == tlog.TileWidth })
+	if err := errors.Join(f.stop(), whole(l, m.got(), tlog.TileWidth)); err != nil || m.calls < 2 {
+		t.Errorf("%d deliveries, %v", m.calls, err)
+	}
+}

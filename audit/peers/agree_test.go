@@ -411,6 +411,16 @@ func TestBrowserAgrees(t *testing.T) {
 		}
 		add(name, verify.CheckpointSigned, alone, func(day, _ *bundle) *bundle { day.Checkpoint = signed; return day })
 	}
+	// One log of the policy signs for another.
+	_, otherKey := tlogtest.Key("log.example/other")
+	theirs, err := note.Sign(&note.Note{Text: "log.example/other\n12\n" + root + "\n"}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	add("signed by another log", verify.CheckpointSigned, "log "+otherKey+"\n"+alone, func(day, _ *bundle) *bundle {
+		day.Origin, day.Checkpoint = "log.example/other", theirs
+		return day
+	})
 	extended, err := note.Sign(&note.Note{Text: string(c.Text()) + "an extension\n"}, log)
 	if err != nil {
 		t.Fatal(err)

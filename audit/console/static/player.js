@@ -167,7 +167,7 @@ function start(section) {
     const worst = Math.max(...player.late);
     place.dataset.late = worst.toFixed(2);
     place.dataset.events = String(player.late.length);
-    late.textContent = `${player.late.length} events played, the latest of them ${worst.toFixed(1)} ms after its time`;
+    late.textContent = `· ${player.late.length} events played, the latest of them ${worst.toFixed(1)} ms after its time`;
   };
   const player = new Player(micros, show, changed);
   const set = () => player.set(Number(speed.value), idle.checked);

@@ -175,3 +175,46 @@ func TestChain(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// Numbers that are missing in a writer's life are counted, those that it announced as lost are not, and only what was asked for is read.
+func TestLeafThrough(t *testing.T) {
+	w := newWorld(t)
+	append1 := func(e record.Entry) {
+		t.Helper()
+		e.By, e.Time = "other", time.Date(2026, 11, 25, 12, 0, 0, int(e.Seq)*1000, time.UTC)
+		b, err := e.Append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.log.Append(t.Context(), tlog.Leaf{Entry: b}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	silent, honest := record.ID{1}, record.ID{2}
+	append1(record.Entry{Kind: record.Start, Boot: silent, Software: "x/1", Mode: "strict"})
+	append1(record.Entry{Kind: record.Heartbeat, Boot: silent, Seq: 1, Beat: true})
+	append1(record.Entry{Kind: record.Heartbeat, Boot: silent, Seq: 4, Beat: true})
+	append1(record.Entry{Kind: record.Start, Boot: honest, Software: "x/1", Mode: "strict"})
+	append1(record.Entry{Kind: record.Gap, Boot: honest, Seq: 3, From: 1, To: 2, Since: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC), Reason: "log_busy"})
+	size := w.publish()
+	var page bookPage
+	page.Head = &head{Size: size}
+	if err := w.console.leafThrough(t.Context(), &page); err != nil {
+		t.Fatal(err)
+	}
+	missing := make(map[record.ID]uint64)
+	for _, b := range page.Boots {
+		missing[b.ID] = b.Missing
+	}
+	if missing[silent] != 2 || missing[honest] != 0 || len(page.Gaps) != 1 || page.Gaps[0].From != 1 || page.Gaps[0].To != 2 {
+		t.Errorf("missing: %v, gaps %+v", missing, page.Gaps)
+	}
+	rec := visitor{w, "ann", audit.Viewer, ""}.get("/log")
+	if body := rec.Body.String(); !strings.Contains(body, "2 missing") || !strings.Contains(body, "log_busy") {
+		t.Errorf("the page: %d %s", rec.Code, body)
+	}
+	var read []uint64
+	if err := w.console.entries(t.Context(), size, 1, 3, func(index uint64, _ record.Entry) { read = append(read, index) }); err != nil || !slices.Equal(read, []uint64{1, 2}) {
+		t.Errorf("of 1 to 3: %v, %v", read, err)
+	}
+}

@@ -154,7 +154,11 @@ func read(bundle []byte, about About) (*cargo, error) {
 		return nil, err
 	}
 	for _, s := range b.Sessions {
-		c.sessions = append(c.sessions, session{s, transcript.Of(s)})
+		t := transcript.Of(s)
+		if len(t.Entries) != len(s.Entries) {
+			return nil, fmt.Errorf("session %s has entries that are none of a log of ours; tally-verify says which", s.ID)
+		}
+		c.sessions = append(c.sessions, session{s, t})
 	}
 	return c, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/tallystick/tallystick/audit"
 	"github.com/tallystick/tallystick/tlog"
 	"github.com/tallystick/tallystick/tlog/record"
+	"github.com/tallystick/tallystick/verify"
 )
 
 func TestFormats(t *testing.T) {
@@ -30,6 +31,20 @@ func TestFormats(t *testing.T) {
 	for _, f := range []Format{"", "HAR", "zip"} {
 		if _, _, _, err := As(f, raw, About{}); err == nil || f.Act() != 0 {
 			t.Errorf("%q is a format", f)
+		}
+	}
+	b, err := verify.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Sessions[0].Entries[1].Bytes = []byte("{}")
+	odd, err := b.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range Formats() {
+		if _, _, _, err := As(f, odd, About{Policy: new(tlog.Policy)}); err == nil {
+			t.Errorf("%s: of what is no entry", f)
 		}
 	}
 	raw[len(raw)-3] ^= 1

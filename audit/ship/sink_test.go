@@ -77,6 +77,9 @@ func TestFile(t *testing.T) {
 	if err := os.Rename(path, path+".1"); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil { // as logrotate's create does
+		t.Fatal(err)
+	}
 	ship()
 	kept, err := os.ReadFile(path)
 	if err != nil {
@@ -112,6 +115,9 @@ func TestFile(t *testing.T) {
 	}
 	if !bytes.HasPrefix(last, append(torn, '\n')) {
 		t.Error("a line that was torn is not ended")
+	}
+	if n := bytes.Count(kept, []byte("\n")); n != 5 {
+		t.Errorf("%d lines in the file that took the other's place", n)
 	}
 	all := bytes.Join([][]byte{first, kept, last}, nil)
 	if err := whole(l, split(all), 25); err != nil {

@@ -265,11 +265,11 @@ func TestConsoleRoles(t *testing.T) {
 		{"GET", "/sessions/{session}", nil, "viewer auditor", in(200)},
 		{"GET", "/sessions/{session}/body", nil, "viewer auditor", in(200, 400)}, // of whichever entry has the index 1
 		{"GET", "/sessions/{session}/bundle", nil, "viewer auditor", in(200)},
-		{"POST", "/sessions/{session}/export", url.Values{"format": {"bundle"}}, "auditor", in(200)},
-		{"POST", "/sessions/{session}/disclose", url.Values{"field": {"request.body"}}, "auditor", in(200)},
-		{"POST", "/sessions/{session}/unseal", url.Values{"field": {"request.body"}}, "admin", in(400, 404)},
+		{"POST", "/sessions/{session}/export", url.Values{"format": {"bundle"}, "reason": {"case 4711"}}, "auditor", in(200)},
+		{"POST", "/sessions/{session}/disclose", url.Values{"field": {"request.body"}, "reason": {"case 4711"}}, "auditor", in(200)},
+		{"POST", "/sessions/{session}/unseal", url.Values{"field": {"request.body"}, "reason": {"case 4711"}}, "admin", in(400, 404)},
 		{"GET", "/sessions/{session}/erase", nil, "admin", in(200)},
-		{"POST", "/sessions/{session}/erase", url.Values{"basis": {"b"}}, "admin", in(400)}, // the box is not ticked
+		{"POST", "/sessions/{session}/erase", url.Values{"basis": {"b"}, "reason": {"case 4711"}}, "admin", in(400)}, // the box is not ticked
 		{"GET", "/approvals", nil, "approver", in(200)},
 		{"GET", "/approvals/changes", nil, "approver", in(200)},
 		{"GET", "/approvals/{session}", nil, "approver", in(200)},

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestNameOf(t *testing.T) {
@@ -66,5 +67,24 @@ func TestProvider(t *testing.T) {
 	}
 	if h, p := (&Route{Upstream: &url.URL{Scheme: "https", Host: "api.example"}}).host(); h != "api.example" || p != 443 {
 		t.Error(h, p)
+	}
+}
+
+// A tripKeeper keeps the trip that it is told of.
+type tripKeeper struct{ trip *Trip }
+
+func (*tripKeeper) Sending() string { return "" }
+func (e *tripKeeper) End(t *Trip)   { e.trip = t }
+
+// Of a route that masks, who follows calls is told of models as they are written down.
+func TestMaskedModelIsTold(t *testing.T) {
+	r := &Route{Name: "openai", API: OpenAI, Upstream: &url.URL{Scheme: "https", Host: "api.example"}}
+	for _, m := range []*masked{nil, {model: []byte("masked-1")}} {
+		e := &tripKeeper{}
+		c := &call{g: &Gateway{}, route: r, model: "plain-1", masked: m, trace: e}
+		c.tell(nil, time.Now())
+		if want := map[bool]string{true: "plain-1", false: "masked-1"}[m == nil]; e.trip.Model != want || c.trace != nil {
+			t.Errorf("%s, want %s", e.trip.Model, want)
+		}
 	}
 }

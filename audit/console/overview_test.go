@@ -110,6 +110,11 @@ func TestWritten(t *testing.T) {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}
+	for outcome, want := range map[string]string{"complete": "good", "open": "calm", "": "calm", "waiting": "calm", "refused": "warn", "truncated": "warn", "denied": "warn", "upstream_error": "bad", "interrupted": "bad"} {
+		if got := tone(outcome); got != want {
+			t.Errorf("%s is %s, want %s", outcome, got, want)
+		}
+	}
 	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 	for d, want := range map[time.Duration]string{0: "just now", 30 * time.Second: "30 s ago", 5 * time.Minute: "5 min ago", 5 * time.Hour: "5 hours ago", 72 * time.Hour: "3 days ago", -10 * time.Minute: "in 10 min"} {
 		if got := ago(now, now.Add(-d)); got != want {

@@ -379,6 +379,9 @@ func TestReason(t *testing.T) {
 	if err != nil || len(all) != 1 || all[0].Actor != "ann" || all[0].Reason != "Case 4711: “refund”" || all[0].Session != id || all[0].What != "view" {
 		t.Errorf("on record: %+v, %v", all, err)
 	}
+	if page := (visitor{w, "ann", audit.Viewer, "a case\u202eof"}).get("/me").Body.String(); !strings.Contains(page, `forces writing to right-to-left">RLO</span>of`) {
+		t.Error("the reason stands on the page as it came")
+	}
 	if rec := look("bob"); rec.Code != http.StatusPreconditionRequired {
 		t.Errorf("another person, in the same browser: %d", rec.Code)
 	}

@@ -427,7 +427,7 @@ func TestMarked(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	text := ""
-	for _, s := range marked("äöü\u202ex", [][2]int{{1, 3}, {2, 4}, {4, 6}}) {
+	for _, s := range marked("äöü\u202ex", [][2]int{{1, 4}, {1, 3}, {2, 3}, {2, 4}, {4, 6}}) {
 		text += s.Text
 	}
 	if text != "äöüRLOx" {

@@ -139,6 +139,8 @@ func TestCURLOthers(t *testing.T) {
 		{call{method: "HEAD", target: "/x"}, "curl \\\n  --head \\\n", "--request"},
 		{call{method: "GET", target: "//evil/../x y"}, `"${BASE:-https://api.example.com}"'//evil/../x%20y'`, "--data"},
 		{call{method: "GET", target: "/x", more: map[string]string{"upstream": `https://h";touch owned;".example`}}, `"${BASE:-http://gateway.invalid}"'/x'`, "owned"},
+		{call{method: "GET", target: "/x", more: map[string]string{"upstream": `https://h";owned;".example`}}, `"${BASE:-http://gateway.invalid}"'/x'`, "owned"},
+		{call{method: "GET", target: "/x", more: map[string]string{"upstream": `https://h$(owned).example`}}, `"${BASE:-http://gateway.invalid}"'/x'`, "owned"},
 		{call{method: "GET", target: "/x", more: map[string]string{"upstream": "https://h.example/a$(b)"}}, `"${BASE:-http://gateway.invalid}"`, "$(b)"},
 		{call{method: "GET", target: "/p/v1/models", more: map[string]string{"upstream": "https://h.example/base/"}}, `"${BASE:-https://h.example/base}"`, "owned"},
 		{call{method: "GET", target: "/x", headers: [][2]string{{"X-Api-Key", "(left out)"}}}, `--header "x-api-key: $KEY"`, "(left out)"},

@@ -284,6 +284,39 @@ func TestReadmeShown(t *testing.T) {
 	}
 }
 
+// The README's searches, made beside the demo, find its sample calls.
+func TestReadmeSearch(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "\n## Finding sessions\n")
+	section, _, ok := strings.Cut(rest, "\n## ")
+	commands := regexp.MustCompile(`(?m)^    bin/tally search '(.*)' (--json )?--reason "(.*)" --data demo$`).FindAllStringSubmatch(section, -1)
+	if !ok || len(commands) != 3 {
+		t.Fatalf("the README searches in another way: %s", section)
+	}
+	p := newPlace(t)
+	p.start()
+	for i, want := range []string{"⟦CARD:", "⟦CARD:", `"outcome":"refused"`} {
+		args := []string{"search", commands[i][1], "--reason", commands[i][3], "--data", p.data}
+		if commands[i][2] != "" {
+			args = append(args, "--json")
+		}
+		await(t, commands[i][1]+" is found", func() bool {
+			out, errs, code := p.tally(args...)
+			if code != 0 || strings.Contains(out, "4111 1111") {
+				t.Fatalf("exit %d: %s%s", code, out, errs)
+			}
+			return strings.Contains(out, want)
+		})
+	}
+	if out, errs, code := p.tally("reindex", "--data", p.data); code != 0 {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+}
+
 // The README's console is one that a configuration can have, with the README's way to log in.
 func TestReadmeConsole(t *testing.T) {
 	text, err := os.ReadFile("../../README.md")

@@ -17,10 +17,11 @@ import (
 )
 
 const (
-	// stretch is how many entries of the log are searched before anybody looks at the clock.
-	stretch = 1 << 18
-	// patience is how long a search goes on that has not filled its page.
-	patience = 2 * time.Second
+	// stretch is how many entries of the log a slow search goes through before anybody looks at the clock: first, and then more or
+	// fewer, by how long that took.
+	stretch = 1 << 16
+	// patience is how long a search goes on that has not filled its page: after it, another stretch is not begun.
+	patience = 600 * time.Millisecond
 )
 
 // Find returns the newest sessions of which all terms hold; see [audit.Index].
@@ -60,8 +61,11 @@ func (s *store) find(ctx context.Context, want audit.Wanted, after string, most 
 		}
 		top = min(top, n-1)
 	}
-	for top >= pl.from {
-		low := max(pl.from, top-stretch+1)
+	for span := int64(stretch); top >= pl.from; {
+		at, low := time.Now(), pl.from
+		if pl.slow {
+			low = max(low, top-span+1)
+		}
 		hits, err := pl.stretch(ctx, tx, low, top, most+1-len(p.Hits))
 		if err != nil {
 			return p, err
@@ -75,6 +79,14 @@ func (s *store) find(ctx context.Context, want audit.Wanted, after string, most 
 			p.Short, p.Next = true, strconv.FormatInt(low, 10)
 			break
 		}
+		switch took := time.Since(at); {
+		case took < patience/30:
+			span *= 4
+		case took < patience/10:
+			span *= 2
+		case took > patience/5:
+			span = max(span/2, 1<<10)
+		}
 	}
 	return p, nil
 }
@@ -86,6 +98,10 @@ type plan struct {
 	where    []string // and what more must hold of them
 	args     []any
 	from, to int64 // among which ids
+	// slow says that a phrase is looked for: of the words in it all places are read, and frequent ones have many. What is not slow is
+	// looked for in one go, as to begin costs something, too; most of all where words are looked for by how they begin, which are
+	// brought together first.
+	slow bool
 }
 
 // newPlan makes a plan. Nothing of what somebody asked for becomes a part of a statement, but as a parameter; in the expression
@@ -139,6 +155,7 @@ func newPlan(ctx context.Context, tx *sql.Tx, want audit.Wanted, next int64) (*p
 			continue
 		default:
 			any = expressions(t)
+			p.slow = p.slow || slices.ContainsFunc(any, func(e string) bool { return strings.Contains(e, " ") && !t.Prefix })
 		}
 		switch {
 		case t.Not:

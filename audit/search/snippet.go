@@ -12,7 +12,7 @@ import (
 	"github.com/tallystick/tallystick/verify"
 )
 
-// around is how many bytes of a text are shown before and after what was found, at most.
+// around is how many bytes of a text are shown before what was found, at most, and after it twice as many.
 const around = 100
 
 // Snippet cuts a few words around what was looked for out of a session's text; see [audit.Index].
@@ -65,7 +65,7 @@ func occurrences(words, phrase []string, prefix bool) (at [][2]int) {
 
 // cut returns the text around the first of the places, on one line, and where in it the places are that are in it.
 func cut(text string, found [][2]int) (string, [][2]int) {
-	from, to := max(found[0][0]-around, 0), min(max(found[0][1], found[0][0]+around)+around, len(text), found[0][0]+4*around)
+	from, to := max(found[0][0]-around, 0), min(found[0][1]+2*around, found[0][0]+4*around, len(text))
 	for from > 0 && !utf8.RuneStart(text[from]) {
 		from--
 	}

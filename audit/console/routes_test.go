@@ -463,6 +463,13 @@ func TestApprovals(t *testing.T) {
 	if !strings.Contains(page, "to the end") || !strings.Contains(page, "over 8000 tokens") || !strings.Contains(page, "RLO") || !strings.Contains(page, `value="break_glass"`) {
 		t.Errorf("the whole request is not there: %.2000s", page)
 	}
+	w.waiting.list[0].Request.Body = []byte(strings.Repeat("x", approvalPart) + "the last of it")
+	if page := cid.get(path).Body.String(); strings.Contains(page, "the last of it") || !strings.Contains(page, "part 1 of 2") || !strings.Contains(page, `href="?part=2"`) {
+		t.Error("what is longer than a page is not in parts")
+	}
+	if page := cid.get(path + "?part=2").Body.String(); !strings.Contains(page, "the last of it") || !strings.Contains(page, `name="decision"`) {
+		t.Error("the last part is not there")
+	}
 	for _, bad := range []url.Values{{}, {"decision": {"maybe"}, "reason": {"x"}}, {"decision": {Deny}}, {"decision": {Deny}, "reason": {"  "}}, {"decision": {BreakGlass}, "reason": {"quick"}}, {"decision": {Approve}, "reason": {strings.Repeat("x", maxDecision+1)}}} {
 		if rec := cid.post(path, bad); rec.Code != http.StatusBadRequest {
 			t.Errorf("%.60v: %d", bad, rec.Code)

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	eventsPage = 1000    // events of a timeline on a page
-	pageText   = 1 << 20 // bytes of content on a page, as far as that can be cut
+	eventsPage = 1000      // events of a timeline on a page
+	pageText   = 512 << 10 // bytes of content on a page, as far as that can be cut
 	pieceText  = 64 << 10
 	factText   = 4 << 10 // bytes of a fact, which is a line mostly
 	pageTurns  = 500     // messages of a conversation, and twice as many parts

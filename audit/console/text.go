@@ -58,6 +58,13 @@ func shownText(s string) string {
 
 // seen appends the spans of a text without masks.
 func seen(all []span, s string) []span {
+	var as strings.Builder // it stands, since the last odd one
+	plain := func() {
+		if as.Len() > 0 {
+			all = append(all, span{Text: as.String()})
+			as.Reset()
+		}
+	}
 	from, marks := 0, 0
 	var before rune // the last character that stands for itself
 	for i := 0; i < len(s); {
@@ -80,29 +87,21 @@ func seen(all []span, s string) []span {
 		}
 		if name == "" {
 			if before = r; r == '\r' { // the line break behind it stands for both
-				all = plain(all, s[from:i])
+				as.WriteString(s[from:i])
 				from = i + n
 			}
 			i += n
 			continue
 		}
-		all = plain(all, s[from:i])
+		as.WriteString(s[from:i])
+		plain()
 		all = append(all, span{Kind: "odd", Text: name, Note: oddNote(r, n)})
 		i += n
 		from, before = i, 0
 	}
-	return plain(all, s[from:])
-}
-
-func plain(all []span, s string) []span {
-	if s == "" {
-		return all
-	}
-	if last := len(all) - 1; last >= 0 && all[last].Kind == "" {
-		all[last].Text += s
-		return all
-	}
-	return append(all, span{Text: s})
+	as.WriteString(s[from:])
+	plain()
+	return all
 }
 
 // invisible says whether a reader would not see a character, or not where it stands.
@@ -177,10 +176,12 @@ type part struct {
 }
 
 // partOf returns a part of a body; parts end between characters. One that there is not is the last.
-func partOf(body []byte, n int) part {
-	of := max(1, (len(body)+partBytes-1)/partBytes)
+func partOf(body []byte, n int) part { return partOfSize(body, n, partBytes) }
+
+func partOfSize(body []byte, n, most int) part {
+	of := max(1, (len(body)+most-1)/most)
 	n = min(max(n, 1), of)
-	from, to := edge(body, (n-1)*partBytes), edge(body, n*partBytes)
+	from, to := edge(body, (n-1)*most), edge(body, n*most)
 	return part{Text: string(body[from:to]), N: n, Of: of, From: from, To: to, Bytes: len(body)}
 }
 

@@ -416,6 +416,16 @@ func TestLong(t *testing.T) {
 	}
 }
 
+// However a text is made, it is taken apart in one pass: what takes long for long texts takes a page down.
+func TestSpansOfMuch(t *testing.T) {
+	for _, s := range []string{"\r\n", "a\r\n", "\x00", "a\x00", "⟦", "⟦CARD:", "⟦CARD:x⟧", "e\u0301", "\u202e", "\xff"} {
+		much := strings.Repeat(s, 1<<20/len(s))
+		if all := spans(much); len(all) == 0 {
+			t.Errorf("nothing of %q", s)
+		}
+	}
+}
+
 // What a mask stands for is marked, and what was looked for.
 func TestMarked(t *testing.T) {
 	all := marked("a ⟦CARD:x⟧ word and a word", [][2]int{{15, 19}, {99, 3}, {4, 5}, {22, 26}})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -42,9 +43,9 @@ func (o *Console) approvals(v *visit) error {
 // An approvalPage is one call that waits, with all of it.
 type approvalPage struct {
 	Approval
-	Body    part
-	Whole   bool // all of the body is on the page
-	Decided string
+	Body       part
+	Prev, Next string // where other parts of it are; "" for none
+	Decided    string
 }
 
 func (o *Console) approval(v *visit) error {
@@ -65,11 +66,20 @@ func (o *Console) approval(v *visit) error {
 func (o *Console) showApproval(v *visit, a Approval, decided string) error {
 	page := approvalPage{Approval: a, Decided: decided}
 	if a.Request != nil {
-		// Whoever decides sees all of it: on one page, however long.
-		page.Body = part{Text: string(a.Request.Body), N: 1, Of: 1, To: len(a.Request.Body), Bytes: len(a.Request.Body)}
+		// Whoever decides can see all of it. What few people read to the end is on pages of its own, each a look that is on record.
+		n, _ := strconv.Atoi(v.req.URL.Query().Get("part"))
+		page.Body = partOfSize(a.Request.Body, n, approvalPart)
+		if page.Body.N > 1 {
+			page.Prev = fmt.Sprintf("?part=%d", page.Body.N-1)
+		}
+		if page.Body.N < page.Body.Of {
+			page.Next = fmt.Sprintf("?part=%d", page.Body.N+1)
+		}
 	}
 	return o.show(v, http.StatusOK, "approval", "A call that waits", page, "approvals.js")
 }
+
+const approvalPart = 1 << 20 // bytes of a body that is decided about, on one page
 
 const (
 	maxDecision = 2000 // bytes of the reason for a decision

@@ -20,7 +20,7 @@ import (
 )
 
 const proofPage = `<!doctype html><meta charset="utf-8"><title>proof</title><script type="module" src="/static/proof.js"></script>
-<section id="proof" data-session="x" data-bundle="/bundle" data-policy="/policy"><div id="verdict" aria-live="polite"></div></section>`
+<section id="proof" data-session="019a4200-0000-7000-8000-000000000002" data-bundle="/bundle" data-policy="/policy"><div id="verdict" aria-live="polite"></div></section>`
 
 // A desk serves a page with the panel of proofs, and a bundle and a policy that can be changed.
 type desk struct {
@@ -197,6 +197,12 @@ func TestTamperedBundleIsRefused(t *testing.T) {
 	if got := d.check(); !strings.Contains(got, "you have not pinned") || !strings.Contains(got, "is of the log log.example/other; what you pinned is of log.example/test") {
 		t.Errorf("another log: %s", got)
 	}
+	// A good bundle of something else than the page is about.
+	day.Sessions = day.Sessions[1:]
+	d.serve(write(t, day), []byte(policy))
+	if got := d.check(); !strings.HasPrefix(got, "REFUSED: the console handed out a bundle that is not about the session 019a4200-") {
+		t.Errorf("another session: %s", got)
+	}
 	raw := write(t, day)
 	raw[len(raw)/2] ^= 1
 	d.serve(raw, []byte(policy))
@@ -219,6 +225,14 @@ func TestBundleFromFile(t *testing.T) {
 	}
 	d.do(chromedp.SetUploadFiles(chromedp.CSS("#bundle-file"), []string{good}))
 	d.until(`document.querySelector("#verdict").textContent.includes("Everything in this bundle holds")`)
+	if about := d.text("#about"); !strings.Contains(about, day.Sessions[3].ID.String()) {
+		t.Errorf("it is about %s", about)
+	}
+	d.do(chromedp.Click(chromedp.CSS("#contents summary")))
+	d.until(`document.querySelector("#contents dd")`)
+	if stands := d.text("#contents"); !strings.Contains(stands, "alice@example.com") || !strings.Contains(stands, "withheld") {
+		t.Errorf("in the bundle stands %s", stands)
+	}
 	evil := `<img src=x onerror="alert(1)"><script>alert(2)</script>`
 	day.Origin = evil
 	day.Checkpoint = fmt.Appendf(nil, "%s\n1\n%s\n\n— %s AAAAAAA=\n", evil, tlog.EmptyRoot(), evil)

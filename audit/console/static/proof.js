@@ -13,6 +13,8 @@
 import { NOT_JUDGED, checkBundle, fingerprint, fromBase64, originOf, parsePolicy, toBase64 } from "./verify.js";
 
 const ROWS = 500; // of the table, at most; what is false comes first
+const ENTRIES = 200; // whose contents are shown, at most
+const CHARACTERS = 4096; // of each of their fields
 const LOOKS = { holds: "good", first: "warn", open: "warn", refused: "bad", error: "bad", busy: "" };
 
 /** Makes an element with attributes and children, which are elements or text. */
@@ -173,7 +175,7 @@ class Panel {
   }
 
   async checkServed() {
-    await this.check(async () => {
+    await this.check(this.section.dataset.session, async () => {
       const response = await fetch(this.section.dataset.bundle, { headers: { Accept: "application/json" } });
       const kind = response.headers.get("Content-Type") ?? "";
       if (!response.ok || !kind.startsWith("application/json")) {
@@ -185,11 +187,13 @@ class Panel {
   }
 
   async checkFile(file) {
-    await this.check(async () => new Uint8Array(await file.arrayBuffer()));
+    await this.check(undefined, async () => new Uint8Array(await file.arrayBuffer()));
     this.file.value = "";
   }
 
-  async check(get) {
+  /** Checks what get brings, which is to be about a session, if one is named. */
+  async check(session, get) {
+    if (this.button.disabled) return;
     this.button.disabled = true;
     this.section.setAttribute("aria-busy", "true");
     this.found.replaceChildren();
@@ -201,7 +205,11 @@ class Panel {
       const use = mine ?? served;
       const report = await checkBundle(bytes, use?.policy ?? null);
       const { is, text } = verdictOf(report, use && { pinned: use === mine, sum: use.sum, origin, others: pins() });
-      this.say(is, text);
+      if (session && is !== "refused" && !report.bundle?.sessions.some((s) => s.id === session)) {
+        this.say("refused", `REFUSED: the console handed out a bundle that is not about the session ${session}.`);
+      } else {
+        this.say(is, text);
+      }
       this.show(report, use, served, mine, bytes);
     } catch (e) {
       this.say("error", `It was not checked: ${e.message}`);
@@ -224,7 +232,7 @@ class Panel {
       make("p", { id: "judged-by", class: "soft" }, !use ? "Judged by no policy: none is pinned for this log, and none served."
         : use !== mine ? `Judged by the policy that the console serves, SHA-256 ${use.sum}, which you have not pinned.`
           : `Judged by the policy that you pinned, SHA-256 ${use.sum}${served && served.sum !== use.sum ? `; the console serves another, SHA-256 ${served.sum}` : ""}.`),
-      make("p", { class: "soft" }, `${report.findings.length} claims about ${bytes.length} bytes${more > 0 ? `; ${more} of them are not shown` : ""}.`),
+      make("p", { id: "about", class: "soft" }, `${(report.bundle?.sessions ?? []).slice(0, 20).map((s) => `Session ${s.id}, ${s.entries.length} entries. `).join("")}${report.findings.length} claims about ${bytes.length} bytes${more > 0 ? `; ${more} of them are not shown` : ""}.`),
       make("div", { class: "box tall", tabindex: "0", role: "region", "aria-label": "Claims about the bundle" },
         make("table", { id: "claims", class: "cards" },
           make("thead", {}, make("tr", {}, ...["It", "Claim", "About", "Detail"].map((h) => make("th", { scope: "col" }, h)))),
@@ -232,8 +240,30 @@ class Panel {
       make("details", { id: "not-proven", open: true }, make("summary", {}, "What this does not prove"),
         make("ul", { class: "tight" }, ...report.notProven.slice(0, ROWS).map((s) => make("li", {}, s)),
           make("li", {}, `${NOT_JUDGED.join(", ")}: not judged here; use tally-verify`),
-          make("li", {}, "that the console which sent you this page and its scripts is honest: for that, take the bundle to a machine of yours and run tally-verify bundle FILE --policy FILE"))));
+          make("li", {}, "that the rest of this page shows what stands in the bundle: that is below"),
+          make("li", {}, "that the console which sent you this page and its scripts is honest: for that, take the bundle to a machine of yours and run tally-verify bundle FILE --policy FILE"))),
+      ...(report.bundle ? [this.contents(report.bundle)] : []));
   }
+
+  /** What stands in the bundle, for whoever wants to see it; made when it is unfolded. */
+  contents({ sessions }) {
+    const all = make("details", { id: "contents" }, make("summary", {}, "What stands in the bundle"));
+    all.addEventListener("toggle", () => {
+      for (const e of sessions.flatMap((s) => s.entries).slice(0, ENTRIES)) {
+        all.append(make("h3", {}, e.subject), make("pre", { class: "raw", tabindex: "0" }, visible(e.text)), make("dl", { class: "facts" },
+          ...e.fields.map((f) => make("div", {}, make("dt", {}, f.name ?? "a field"), make("dd", {}, f.withheld ? "withheld"
+            : f.text === null ? `${f.value.length} bytes that are no text` : make("pre", { class: "raw", dir: "auto", tabindex: "0" }, visible(f.text)))))));
+      }
+    }, { once: true });
+    return all;
+  }
+}
+
+/** A recorded text, cut where it is long, in which what cannot be seen is seen. */
+function visible(text) {
+  const unseen = /[\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
+  const some = text.slice(0, CHARACTERS).replace(unseen, (c) => `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+  return text.length > CHARACTERS ? `${some}… ${text.length - CHARACTERS} more` : some;
 }
 
 const section = document.querySelector("#proof");

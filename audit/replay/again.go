@@ -123,6 +123,9 @@ func requestOf(t *transcript.Transcript, to Target) (*http.Request, []string, er
 		path = path[i:]
 	}
 	path = cmp.Or(to.Path, path)
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path // what a caller made up is not to go on with the host's name, or be one
+	}
 	base := strings.TrimSuffix(u.EscapedPath(), "/")
 	if strings.HasPrefix(path, "/v1/") {
 		base = strings.TrimSuffix(base, "/v1")
@@ -169,8 +172,11 @@ var repeated = []string{"accept", "accept-language", "content-type", "content-en
 // sameService says whether a URL leads to the host that a recorded call went to.
 func sameService(u *url.URL, upstream string) bool {
 	was, err := url.Parse(upstream)
-	return err == nil && was.Host != "" && strings.EqualFold(u.Hostname(), was.Hostname()) && portOf(u) == portOf(was)
+	return err == nil && was.Host != "" && strings.EqualFold(hostOf(u), hostOf(was)) && portOf(u) == portOf(was)
 }
+
+// hostOf is a host's name; the dot that one may end with says that it is whole.
+func hostOf(u *url.URL) string { return strings.TrimSuffix(u.Hostname(), ".") }
 
 func portOf(u *url.URL) string {
 	return cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])

@@ -208,6 +208,9 @@ func TestAgainBounds(t *testing.T) {
 	if _, err := send("hi", func(to *Target) { to.URL, _ = url.Parse("http://example.COM") }); !errors.Is(err, ErrUpstream) {
 		t.Errorf("the service itself: %v", err)
 	}
+	if _, err := send("hi", func(to *Target) { to.URL, _ = url.Parse("http://example.com.") }); !errors.Is(err, ErrUpstream) {
+		t.Errorf("the service itself, by its whole name: %v", err)
+	}
 	w.upstream = ""
 	for _, bad := range []string{"", "/x", "ftp://x", "http://", "http://u:p@127.0.0.1", "http://127.0.0.1/?a=1", "http://127.0.0.1/#a"} {
 		if _, err := send("hi", func(to *Target) { to.URL, _ = url.Parse(bad) }); err == nil || !strings.Contains(err.Error(), "is a base URL") {
@@ -288,4 +291,27 @@ func FuzzSplitter(f *testing.F) {
 			t.Errorf("%q: %v at once, %v in steps of %d", stream, a, b, step+1)
 		}
 	})
+}
+
+// Whatever target a caller wrote, the request, and with it the credential, goes to the sandbox that was named.
+func TestAgainGoesNowhereElse(t *testing.T) {
+	to := &url.URL{Scheme: "http", Host: "sandbox.example:8000"}
+	for target, want := range map[string]string{
+		"/chat": "/chat", "@evil.example/chat": "/@evil.example/chat", ":p@evil.example/chat": "/:p@evil.example/chat", ".evil.example/chat": "/.evil.example/chat",
+		"http://evil.example/chat": "/http://evil.example/chat", "//evil.example/chat": "//evil.example/chat", "*": "/*", "@evil.example/v1/chat": "/v1/chat",
+	} {
+		for _, path := range []string{"", "/sandbox"} {
+			to := *to
+			to.Path = path
+			one := told{target: target, model: "m-1", ask: asks("m-1", "hi", false), status: 200, head: jsonHead, answer: says("x")}
+			req, _, err := requestOf(transcript.Of(one.session(t)), Target{URL: &to, Credential: "secret"})
+			if err != nil {
+				t.Errorf("%q: %v", target, err)
+				continue
+			}
+			if u := req.URL; u.Host != to.Host || u.User != nil || u.Path != path+want {
+				t.Errorf("%q to %s goes to %s", target, &to, u)
+			}
+		}
+	}
 }

@@ -103,6 +103,7 @@ type Pages struct {
 	origin   string // of Public
 	at       string // where they lie
 	home     string // where people go on
+	session  string // what sessions that are opened here are called; no others are good here
 	secure   bool
 	key      []byte // for words that only pages of this process have
 	log      *slog.Logger
@@ -147,6 +148,9 @@ func New(cfg Config) (*Pages, error) {
 		provider: make(map[string]Provider),
 	}
 	rand.Read(p.key)
+	if p.session = "browser"; !p.givesTokens() {
+		p.session += " at " + p.at
+	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -238,10 +242,11 @@ func (p *Pages) read(r *http.Request, name string) string {
 	return c.Value
 }
 
-// Person tells who is signed in with the browser that makes a request, and the session.
+// Person tells who is signed in with the browser that makes a request, and the session. One that was opened at other pages is none
+// here: they may let in whom these do not, and for longer.
 func (p *Pages) Person(r *http.Request) (*token.Token, bool) {
 	t, err := p.cfg.Tokens.Session(p.read(r, sessionCookie))
-	return t, err == nil
+	return t, err == nil && t.Name == p.session
 }
 
 // word is what only pages of this gateway's have, for one session and one purpose.
@@ -389,7 +394,7 @@ func (p *Pages) finish(w http.ResponseWriter, r *http.Request, state []string, n
 	if who.How == gateway.BySAML && !who.Until.IsZero() { // a session there ends when it says; an ID token's end is not that
 		life = min(life, time.Until(who.Until))
 	}
-	value, t, err := p.mint(who, token.Session, "browser", life, "log-in", note)
+	value, t, err := p.mint(who, token.Session, p.session, life, "log-in", note)
 	if err != nil {
 		p.log.Error("a session could not be opened", "err", err)
 		p.fail(w, http.StatusServiceUnavailable, "You are not logged in: the gateway cannot keep your session now. Try again.")

@@ -876,6 +876,33 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
+// Who is let in at one place is not let in at another: there may be others who let people in there, and for less long.
+func TestSessionsOfOtherPages(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	gateway := w.browser()
+	w.signIn(gateway, "alice", "")
+	if _, ok := w.here(gateway); !ok {
+		t.Fatal("alice is not signed in")
+	}
+	w.elsewhere()
+	if who, ok := w.here(gateway); ok {
+		t.Errorf("with a session of the gateway's %s is signed in elsewhere", who.Principal.Name)
+	}
+	there := w.browser()
+	w.signInAt(there, "/login", "bob")
+	if _, ok := w.here(there); !ok {
+		t.Error("bob is not signed in")
+	}
+	var err error
+	if w.pages, err = New(Config{Public: w.base, Tokens: w.store, Providers: []Provider{&door{}}}); err != nil {
+		t.Fatal(err)
+	}
+	if who, ok := w.here(there); ok {
+		t.Errorf("with a session from elsewhere %s is signed in at the gateway", who.Principal.Name)
+	}
+}
+
 // elsewhere makes the world's pages those of something that is not a gateway.
 func (w *world) elsewhere() {
 	w.t.Helper()

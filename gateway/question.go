@@ -44,6 +44,8 @@ type Approvals struct {
 	Again time.Duration
 	// URL is the base URL under which approvers find this gateway, for messages; "" for no links.
 	URL string
+	// Pages is the URL under which people see and decide approvals in a browser, each at Pages/ID, for messages; "" for URL.
+	Pages string
 	// Notify is told what happens to questions, for messages to people. It must not wait, and not call the gateway. nil for
 	// nobody.
 	Notify func(Notice)
@@ -408,8 +410,8 @@ func (b *book) pending(q *question) *refusal {
 	switch {
 	case q.foreign != "":
 		where = "; it was asked at " + q.foreign
-	case b.c.URL != "":
-		where = "; approvers decide at " + b.c.URL + approvalsPrefix + q.id.String()
+	case b.where(q) != "":
+		where = "; approvers decide at " + b.where(q)
 	}
 	return &refusal{http.StatusConflict, pendingCode, fmt.Sprintf(
 		"%s (approval %s%s%s). Send the same request again: once it is approved it passes, until %s", message, q.id, q.byRule(), where, q.until.UTC().Format(time.RFC3339))}
@@ -447,10 +449,19 @@ func (b *book) notify(q *question, event string, got int, actor, reason string) 
 		Event: event, Approval: q.id, Caller: q.caller, Route: q.route, Model: q.model, Rule: q.rule, Message: q.message,
 		Need: q.need, Got: got, Groups: q.groups, Until: q.until, Actor: actor, Reason: reason,
 	}
-	if b.c.URL != "" {
-		n.URL = b.c.URL + approvalsPrefix + q.id.String()
-	}
+	n.URL = b.where(q)
 	b.c.Notify(n)
+}
+
+// where returns the URL at which people decide a question; "" for none that is known.
+func (b *book) where(q *question) string {
+	switch {
+	case b.c.Pages != "":
+		return b.c.Pages + "/" + q.id.String()
+	case b.c.URL != "":
+		return b.c.URL + approvalsPrefix + q.id.String()
+	}
+	return ""
 }
 
 // asking is the trip of a call that needs people's yes: the request and the question on record, or the request alone where

@@ -217,7 +217,12 @@ func (r *reception) session(c *http.Client) string {
 func (r *reception) asks(caller, prompt string) (id string, done <-chan got) {
 	r.t.Helper()
 	done = r.calling(caller, "terminal", prompt)
-	return r.told("asked"), done
+	m := <-r.messages
+	r.messages <- m
+	if id = r.told("asked"); !strings.Contains(m, r.at+"/approvals/"+id) {
+		r.t.Errorf("people are led elsewhere than to the console: %s", m)
+	}
+	return id, done
 }
 
 // mainOf is what is on a page, without what is on all of them.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/tallystick/tallystick/cmd/internal/config"
@@ -30,6 +31,9 @@ func approvals(c *config.Config, env Env, refs *Keyring) (out gateway.Approvals,
 	}
 	if out.Key, err = readKey(c.Gateway.Approvals.Key, c.ApprovalsKey(), CreateApprovalsKey, refs, "tally keys new-approvals"); err != nil {
 		return out, nil, fmt.Errorf("gateway.approvals.key: %w", err)
+	}
+	if c.Console != nil {
+		out.Pages = strings.TrimSuffix(c.Console.Public, "/") + approvalsPage
 	}
 	if out.Hooks, err = hooks(a, refs); err != nil {
 		return out, nil, err

@@ -23,10 +23,11 @@ import (
 	"github.com/tallystick/tallystick/tlog/record"
 )
 
-// Where the console has what lets people in.
+// Where the console has what lets people in, and what waits for them.
 const (
-	loginPath  = "/login"
-	logoutPath = "/logout"
+	loginPath     = "/login"
+	logoutPath    = "/logout"
+	approvalsPage = "/approvals"
 )
 
 // A front is the console of a house. It is made anew when the configuration changes, and those who are signed in stay so.

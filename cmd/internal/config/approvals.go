@@ -34,7 +34,9 @@ type Approvals struct {
 	Longest Duration `yaml:"longest"` // the longest that a rule can give them; by default 24h
 	Hold    Hold     `yaml:"hold"`    // how long a caller is kept waiting before it is told to come back, or none; by default 50s
 	Again   Duration `yaml:"again"`   // after how long it then does, where it goes by Retry-After; by default 15s
-	URL     string   `yaml:"url"`     // the URL under which approvers find this very gateway, for messages; by default none
+	// URL is the URL under which approvers find this very gateway, for messages; by default none. Where there is a console, they are
+	// led to its page instead.
+	URL string `yaml:"url"`
 	// Key is 64 hex digits, by which the gateway knows again what it asked before a restart; `tally keys new-approvals`
 	// makes one. The gateways of one log have the same. By default approvals.key in the data directory, which is made
 	// when it is missing.

@@ -29,7 +29,7 @@ var fields = []string{
 }
 
 // Fields returns the names of the fields that can be shipped: who called and from where, by which route for which model, how that was
-// judged and what the masker counted, how it ended; and of approvals, readings and erasures, who did what.
+// judged and what the masker counted, how it ended; and of approvals, readings and erasures, who did what, but not what was searched for.
 func Fields() []string { return slices.Clone(fields) }
 
 // CheckFields says whether fields of these names can be shipped.
@@ -108,6 +108,11 @@ func appendValue(b []byte, name string, v []byte) []byte {
 	case record.FieldFindings:
 		if counts, ok := findings(v); ok {
 			return append(b, counts...)
+		}
+	case record.FieldWhat:
+		// What somebody searched for are words that people typed.
+		if words := audit.Search.String(); strings.HasPrefix(string(v), words+", ") {
+			return appendText(b, words)
 		}
 	}
 	return appendText(b, cut(string(v)))

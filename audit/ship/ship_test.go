@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -351,6 +352,18 @@ func TestMetadata(t *testing.T) {
 	for _, name := range []string{"body", "headers", "target", "original.body", "events", "error", "reason", "BODY", ""} {
 		if err := CheckFields([]string{name}); err == nil {
 			t.Errorf("the field %q can be shipped", name)
+		}
+	}
+}
+
+// Of a reading it is shipped what it was, and not the words that somebody searched for.
+func TestWhatWasDone(t *testing.T) {
+	for what, want := range map[string]string{
+		`search, "the content" caller:alice`: "search", "search, begin* (a further page)": "search", "search, ": "search", "search": "search", "searched": "searched",
+		"view, from event 1000 on": "view, from event 1000 on", "erase, refused: a rule": "erase, refused: a rule", "disclose, in vain": "disclose, in vain",
+	} {
+		if got := string(appendValue(nil, record.FieldWhat, []byte(what))); got != strconv.Quote(want) {
+			t.Errorf("of %q %s is shipped", what, got)
 		}
 	}
 }

@@ -173,7 +173,7 @@ const (
 	batchBytes = 8 << 20
 	// pause is how long the writer waits before it tries again what the log would not take.
 	pause = 200 * time.Millisecond
-	// tries is how often the last entry of a boot is tried.
+	// tries is how often the last entry of a boot is tried, and how often a log that answers is read for what was left open.
 	tries = 5
 	// lastLook is how long the end of a boot waits to know what earlier ones left open.
 	lastLook = 2 * time.Second
@@ -419,18 +419,27 @@ type sight struct {
 }
 
 // look finds what earlier boots left open. It waits until the log has published the start entry, and nobody waits for
-// it: a log that acknowledges and cannot publish, because its key is out of reach, takes entries all the same.
+// it: a log that acknowledges and cannot publish, because its key is out of reach, takes entries all the same. One that went away
+// while it was read is read again when it is back.
 func (w *Writer) look(ctx context.Context, begun *Ticket) sight {
 	if w.cfg.Reader == nil || begun.index == 0 {
 		return sight{}
 	}
-	c, err := Await(ctx, w.cfg.Reader, begun.index)
-	if err != nil {
-		return sight{nil, err}
-	}
-	us, err := FindUnfinished(ctx, w.cfg.Reader, w.cfg.ID, c.Size)
-	if err != nil {
-		return sight{nil, fmt.Errorf("look for unfinished sessions: %w", err)}
+	var us []Unfinished
+	for try := 1; ; try++ {
+		c, err := Await(ctx, w.cfg.Reader, begun.index) // for as long as the log is away
+		if err != nil {
+			return sight{nil, err}
+		}
+		if us, err = FindUnfinished(ctx, w.cfg.Reader, w.cfg.ID, c.Size); err == nil {
+			break
+		}
+		if try == tries {
+			return sight{nil, fmt.Errorf("look for unfinished sessions: %w", err)}
+		}
+		if err := wait(ctx, pause); err != nil {
+			return sight{nil, err}
+		}
 	}
 	return sight{slices.DeleteFunc(us, func(u Unfinished) bool { return u.Boot == w.boot }), nil}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -176,6 +177,49 @@ func TestWriterCannotRead(t *testing.T) {
 	if _, err := s.Unfinished(t.Context()); !errors.Is(err, broken) {
 		t.Errorf("Unfinished: %v", err)
 	}
+}
+
+// A log that goes away while it is read for what was left open, and can be read a while later, ends nobody: the writer lives on
+// meanwhile, and finds all of it then.
+func TestWriterReadsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := tlogtest.NewLog(t)
+		first := stationOn(t, l, nil)
+		first.run(t)
+		write(t, first.Writer, draft(Request, idOf("left open"), nil))
+		first.gate.set(func(int) error { return errors.New("crash") })
+		first.Submit(draft(Refused, idOf("lost"), nil))
+		<-first.done
+		away := errors.New("connection refused")
+		var reads, outage atomic.Int64
+		l.Inject(tlogtest.Faults{
+			Tile: func(_ tlog.Tile, data []byte) ([]byte, error) {
+				if reads.Add(1) == 1 {
+					outage.Store(1000)
+				}
+				if outage.Load() > 0 {
+					return nil, away
+				}
+				return data, nil
+			},
+			Checkpoint: func(signed []byte) ([]byte, error) {
+				if outage.Load() > 0 && outage.Add(-1) > 0 {
+					return nil, away
+				}
+				return signed, nil
+			},
+		})
+		s := stationOn(t, l, nil).run(t)
+		write(t, s.Writer, draft(Request, idOf("a"), nil))
+		us, err := s.Unfinished(t.Context())
+		if err != nil || len(us) != 1 || us[0].Session != idOf("left open") || reads.Load() < 2 {
+			t.Errorf("unfinished: %+v, %v, after %d reads", us, err, reads.Load())
+		}
+		s.stop()
+		if err := <-s.done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // A log that takes entries and cannot publish, because its key or its anchor is out of reach, holds nobody up who starts

@@ -206,7 +206,7 @@ func (r *reception) because(c *http.Client, why string) {
 func (r *reception) session(c *http.Client) string {
 	u, _ := url.Parse(r.at)
 	for _, k := range c.Jar.Cookies(u) {
-		if k.Name == "__Host-tallystick-session" {
+		if k.Name == "__Host-tallystick-session-login" {
 			return k.Value
 		}
 	}
@@ -381,7 +381,7 @@ func TestConsoleLogIn(t *testing.T) {
 	planted := r.session(eve)
 	for _, value := range []string{planted, "ts-" + strings.Repeat("a", 40), "x"} {
 		ann = r.browser()
-		k := &http.Cookie{Name: "__Host-tallystick-session", Value: value, Path: "/", Secure: true}
+		k := &http.Cookie{Name: "__Host-tallystick-session-login", Value: value, Path: "/", Secure: true}
 		back := r.okta.letIn(r.leave(ann, "/trail", "okta"), map[string]any{"sub": "u-ann", "email": "ann@example.com", "email_verified": true, "groups": []string{"compliance", "approvers"}})
 		ann.Jar.SetCookies(here, []*http.Cookie{k})
 		resp, page := r.get(ann, "/login/back?"+back.Encode())
@@ -483,7 +483,7 @@ func TestConsoleLogIn(t *testing.T) {
 	if resp, _ := r.ask(vip, "POST", "/logout", nil); resp.StatusCode != http.StatusSeeOther {
 		t.Errorf("%s %v", resp.Status, resp.Header)
 	}
-	vip.Jar.SetCookies(here, []*http.Cookie{{Name: "__Host-tallystick-session", Value: out, Path: "/", Secure: true}})
+	vip.Jar.SetCookies(here, []*http.Cookie{{Name: "__Host-tallystick-session-login", Value: out, Path: "/", Secure: true}})
 	if resp, _ := r.get(vip, "/me"); resp.StatusCode != http.StatusSeeOther {
 		t.Errorf("who signed out is there again with the old cookie: %s", resp.Status)
 	}

@@ -213,8 +213,12 @@ func (p *Pages) ServePage(w http.ResponseWriter, r *http.Request, from *gateway.
 	}
 }
 
-// cookie is the name of a cookie: under TLS one that no other host and no plain connection can set.
+// cookie is the name of a cookie: under TLS one that no other host and no plain connection can set, and another one for pages
+// elsewhere, of which there may be some at another port of this host.
 func (p *Pages) cookie(name string) string {
+	if !p.givesTokens() {
+		name += strings.ReplaceAll(p.at, "/", "-")
+	}
 	if p.secure {
 		return "__Host-" + name
 	}

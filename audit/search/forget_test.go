@@ -167,6 +167,9 @@ func TestForget(t *testing.T) {
 			t.Errorf("closed, %d: %s", i, where)
 		}
 	}
+	if b, err := os.ReadFile(filepath.Join(w.ix.c.Dir, fileName)); err != nil || b[20] != 8 { // so much of each page is its checksum
+		t.Errorf("pages have no checksums: %v", err)
+	}
 }
 
 // What was read before it was erased, and comes to be written after it was forgotten, is not written.
@@ -214,6 +217,20 @@ func TestForgottenWhileOnItsWay(t *testing.T) {
 	if n := gone(); n != 0 {
 		t.Errorf("%d sessions are not to come back, of which none can", n)
 	}
+	// So it is where the erasure is in the same transaction, and was read after the records were.
+	d := unlike("zqxkw", at.Add(time.Second))
+	w.mu.Lock()
+	more := w.more
+	w.more = make(chan struct{}) // nobody is told until all of it is there
+	w.mu.Unlock()
+	d.record(t, w.testLog)
+	w.add(t, record.Entry{Kind: record.Erasure, Session: d.id, Time: at, Reason: "request"}, nil)
+	close(more)
+	w.caughtUp(t)
+	if found := w.find(t, "promptzqxkw", 10); found != nil {
+		t.Errorf("what was erased at once is found")
+	}
+	w.erase(d.id)
 	// And the same from the start.
 	if err := w.ix.Rebuild(t.Context()); err != nil {
 		t.Fatal(err)

@@ -33,7 +33,8 @@ func (d *Desk) Progress(ctx context.Context) (p Progress, err error) {
 	return p, err
 }
 
-// searches serves GET search and index, and POST reindex.
+// searches serves POST search and reindex, and GET index. What is looked for stands in no address, which whoever passes requests on writes
+// down.
 func (d *Desk) searches(handle func(pattern string, do func(w http.ResponseWriter, req *http.Request, who Asker) error)) {
 	asJSON := func(w http.ResponseWriter, v any) error {
 		b, err := json.Marshal(v)
@@ -42,8 +43,12 @@ func (d *Desk) searches(handle func(pattern string, do func(w http.ResponseWrite
 		}
 		return answer(w, "application/json", append(b, '\n'))
 	}
-	handle("GET "+Prefix+"search", func(w http.ResponseWriter, req *http.Request, who Asker) error {
-		form := req.URL.Query()
+	handle("POST "+Prefix+"search", func(w http.ResponseWriter, req *http.Request, who Asker) error {
+		req.Body = http.MaxBytesReader(w, req.Body, maxBody)
+		if err := req.ParseForm(); err != nil {
+			return fmt.Errorf("%w: the body is a form of at most %d bytes", errRequest, maxBody)
+		}
+		form := req.PostForm
 		q := Query{Text: form.Get("q"), After: form.Get("after")}
 		if most := form.Get("most"); most != "" {
 			n, err := strconv.Atoi(most)

@@ -30,7 +30,7 @@ const maxBody = 64 << 10
 //	GET  /.tallystick/fields/SESSION    the names of its fields, one a line
 //	GET  /.tallystick/disclose/SESSION?fields=F,F    a bundle in which those are shown and the others withheld; see [Desk.Disclose]
 //	GET  /.tallystick/original/SESSION?field=F    a bundle in which its original is shown, sealed as it is; see [Desk.Unseal]
-//	GET  /.tallystick/search?q=QUERY&after=NEXT&most=N    a Page of sessions, in JSON; see [Desk.Search]
+//	POST /.tallystick/search            a Page of sessions, in JSON, for the q, after and most of a form; see [Desk.Search]
 //	GET  /.tallystick/index             how far the index has come: a Progress, in JSON
 //	POST /.tallystick/reindex           has the index made again from the beginning
 //	POST /.tallystick/keys              puts on record which keys sign for the log; the body says so

@@ -284,7 +284,9 @@ func TestSearch(t *testing.T) {
 
 	h := Handler(w.desk, sha256.Sum256([]byte("secret")), slog.New(slog.DiscardHandler))
 	ask := func(method, path string) *httptest.ResponseRecorder {
-		req := httptest.NewRequest(method, Prefix+path, nil)
+		path, form, _ := strings.Cut(path, "?")
+		req := httptest.NewRequest(method, Prefix+path, strings.NewReader(form))
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		req.Header.Set("Authorization", "Bearer secret")
 		req.Header.Set("Tallystick-Actor", "ann")
 		req.Header.Set("Tallystick-Reason", "a complaint")
@@ -292,14 +294,20 @@ func TestSearch(t *testing.T) {
 		h.ServeHTTP(out, req)
 		return out
 	}
-	out := ask("GET", "search?"+url.Values{"q": {"answered"}, "most": {"7"}}.Encode())
+	out := ask("POST", "search?"+url.Values{"q": {"answered"}, "most": {"7"}}.Encode())
 	if err := json.Unmarshal(out.Body.Bytes(), &p); err != nil || out.Code != http.StatusOK || len(p.Hits) != 1 || p.Hits[0].Session != id {
 		t.Errorf("%d %s", out.Code, out.Body)
 	}
-	for path, code := range map[string]int{"search?q=colour:red": 400, "search?q=a&most=x": 400, "search?q=a&most=1000": 400, "index": 200} {
-		if out := ask("GET", path); out.Code != code {
+	for path, code := range map[string]int{"search?q=colour:red": 400, "search?q=a&most=x": 400, "search?q=a&most=1000": 400, "search?q=%zz": 400} {
+		if out := ask("POST", path); out.Code != code {
 			t.Errorf("%s: %d %s", path, out.Code, out.Body)
 		}
+	}
+	if out := ask("GET", "search"); out.Code != http.StatusMethodNotAllowed {
+		t.Errorf("a query may stand in an address: %d", out.Code)
+	}
+	if out := ask("GET", "index"); out.Code != http.StatusOK {
+		t.Errorf("index: %d %s", out.Code, out.Body)
 	}
 	if out := ask("POST", "reindex"); out.Code != http.StatusNoContent || index.built != 1 {
 		t.Errorf("reindex: %d %s", out.Code, out.Body)

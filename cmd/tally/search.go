@@ -113,7 +113,7 @@ func (t *tally) searching(ctx context.Context, s *source, do func(ctx context.Co
 	if base != "" {
 		err := do(ctx, func(q audit.Query) (p audit.Page, err error) {
 			form := url.Values{"q": {q.Text}, "after": {q.After}, "most": {strconv.Itoa(q.Most)}}
-			return p, t.askDesk(ctx, base, s.tokenFile, who, http.MethodGet, "search?"+form.Encode(), &p)
+			return p, t.askDesk(ctx, base, s.tokenFile, who, http.MethodPost, "search", form, &p)
 		})
 		if refused := new(url.Error); !errors.As(err, &refused) || s.log != "" {
 			return err
@@ -127,15 +127,19 @@ func (t *tally) searching(ctx context.Context, s *source, do func(ctx context.Co
 	})
 }
 
-// askDesk asks the desk of a running log for something in JSON.
-func (t *tally) askDesk(ctx context.Context, base, tokenFile string, who audit.Asker, method, path string, into any) error {
+// askDesk asks the desk of a running log for something in JSON. What the form says, if there is one, stands in no address, and so in no
+// error either.
+func (t *tally) askDesk(ctx context.Context, base, tokenFile string, who audit.Asker, method, path string, form url.Values, into any) error {
 	token, err := t.operatorToken(base, tokenFile)
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(base, "/")+audit.Prefix+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(base, "/")+audit.Prefix+path, strings.NewReader(form.Encode()))
 	if err != nil {
 		return err
+	}
+	if form != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
 	req.Header.Set("Tallystick-Actor", who.Name)
@@ -241,10 +245,10 @@ func (t *tally) again(ctx context.Context, s *source, who audit.Asker) error {
 		return err
 	}
 	if base != "" {
-		err := t.askDesk(ctx, base, s.tokenFile, who, http.MethodPost, "reindex", nil)
+		err := t.askDesk(ctx, base, s.tokenFile, who, http.MethodPost, "reindex", nil, nil)
 		if refused := new(url.Error); !errors.As(err, &refused) || s.log != "" {
 			progress := func(ctx context.Context) (p audit.Progress, err error) {
-				return p, t.askDesk(ctx, base, s.tokenFile, who, http.MethodGet, "index", &p)
+				return p, t.askDesk(ctx, base, s.tokenFile, who, http.MethodGet, "index", nil, &p)
 			}
 			if err == nil {
 				err = t.catchUp(ctx, progress)

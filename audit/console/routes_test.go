@@ -203,6 +203,15 @@ func TestContentIsWanted(t *testing.T) {
 			req.Header.Set(h[0], h[1])
 			check(h[0]+": "+h[1], ann.do(req), http.StatusServiceUnavailable)
 		}
+		for _, h := range [][3]string{
+			{"same-site", "no-cors", "image"}, {"same-site", "cors", "empty"}, {"cross-site", "no-cors", "script"}, {"same-site", "navigate", "iframe"}, {"same-site", "", ""}, {"cross-site", "navigate", "embed"},
+		} {
+			req := ann.request("GET", one.target, nil)
+			for i, name := range []string{"Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest"} {
+				req.Header.Set(name, h[i])
+			}
+			check(fmt.Sprint("by a page of another site: ", h), ann.do(req), http.StatusForbidden)
+		}
 		if !r.unasked {
 			silent := visitor{w, "ann", audit.Operator, ""}
 			rec := silent.get(one.target)
@@ -382,6 +391,24 @@ func TestReason(t *testing.T) {
 	if page := (visitor{w, "ann", audit.Viewer, "a case\u202eof"}).get("/me").Body.String(); !strings.Contains(page, `forces writing to right-to-left">RLO</span>of`) {
 		t.Error("the reason stands on the page as it came")
 	}
+	req := ann.request("GET", "/sessions/"+id.String(), nil) // a link elsewhere, which somebody follows
+	for k, v := range map[string]string{"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"} {
+		req.Header.Set(k, v)
+	}
+	req.AddCookie(ks[0])
+	if rec := ann.do(req); rec.Code != http.StatusOK {
+		t.Errorf("by a link: %d", rec.Code)
+	}
+	// Under TLS nobody at another host of the domain says why somebody looks.
+	w.console.c.Secure = true
+	if rec := look("ann"); rec.Code != http.StatusPreconditionRequired {
+		t.Errorf("a reason that another host can have set: %d", rec.Code)
+	}
+	rec = ann.post("/reason", url.Values{"reason": {"Case 4712"}})
+	if k := rec.Result().Cookies()[0]; !strings.HasPrefix(k.Name, "__Host-") || !k.Secure || k.Path != "/" || k.Domain != "" {
+		t.Errorf("the cookie under TLS: %+v", k)
+	}
+	w.console.c.Secure = false
 	if rec := look("bob"); rec.Code != http.StatusPreconditionRequired {
 		t.Errorf("another person, in the same browser: %d", rec.Code)
 	}

@@ -122,7 +122,7 @@ func (v *visit) askerFor(reason string) audit.Asker {
 //  4. route          what is not in the table is not there
 //  5. who            or he is sent to sign in
 //  6. role
-//  7. looking ahead  nobody has read what a browser only fetched
+//  7. looking ahead  nobody has read what a browser only fetched, nor what a page of another site had it fetch
 //  8. why            or he is asked
 //
 // and only then is anything read.
@@ -205,6 +205,9 @@ func (o *Console) serve(w http.ResponseWriter, req *http.Request, r *route) {
 		case ahead(req):
 			o.fail(v, errAhead)
 			return
+		case beside(req):
+			o.fail(v, errOtherSite)
+			return
 		case v.why == "" && !r.unasked:
 			o.askWhy(v)
 			return
@@ -222,6 +225,17 @@ func ahead(req *http.Request) bool {
 		}
 	}
 	return false
+}
+
+// beside says whether a page of another site fetches something for itself, such as an image or a frame. Nobody sees what comes of it, and a
+// strict cookie comes along where the site differs in the port or in what stands before the domain alone. A link is followed by somebody
+// who then sees the page.
+func beside(req *http.Request) bool {
+	switch req.Header.Get("Sec-Fetch-Site") {
+	case "", "none", "same-origin":
+		return false
+	}
+	return req.Header.Get("Sec-Fetch-Mode") != "navigate" || req.Header.Get("Sec-Fetch-Dest") != "document"
 }
 
 // stranger sends somebody to sign in, and from there back, if it is a page that he wants.
@@ -258,7 +272,7 @@ type stated struct {
 
 // reasonOf returns the reason that somebody gave in this browser, not long ago, or "".
 func (o *Console) reasonOf(v *visit) string {
-	k, err := v.req.Cookie(whyCookie)
+	k, err := v.req.Cookie(o.whyName())
 	if err != nil {
 		return ""
 	}
@@ -273,9 +287,17 @@ func (o *Console) reasonOf(v *visit) string {
 	return s.Why
 }
 
+// whyName is the name of the cookie: under TLS one that no other host can set, or else somebody there could say why others look.
+func (o *Console) whyName() string {
+	if o.c.Secure {
+		return "__Host-" + whyCookie
+	}
+	return whyCookie
+}
+
 // keepReason has the browser keep a reason; "" for none any more.
 func (o *Console) keepReason(v *visit, why string) {
-	k := &http.Cookie{Name: whyCookie, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: o.c.Secure, MaxAge: -1}
+	k := &http.Cookie{Name: o.whyName(), Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: o.c.Secure, MaxAge: -1}
 	if why != "" {
 		b, _ := json.Marshal(stated{v.who.Name, why, o.now().Add(whyLasts).Unix()})
 		k.Value, k.MaxAge = base64.RawURLEncoding.EncodeToString(b), 0 // until the browser is closed

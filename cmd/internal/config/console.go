@@ -39,7 +39,9 @@ type Console struct {
 	// Hosts are further names under which it answers, as browsers send them: host or host:port. By default it answers to that in
 	// public alone.
 	Hosts []string `yaml:"hosts"`
-	TLS   TLS      `yaml:"tls"` // by default plain HTTP, which is for a loopback address: for a proxy on this machine, say
+	// TLS is by default none, and then listen is a loopback address: for a proxy on this machine, say, whose address stands in the
+	// record of log-ins as that from where somebody came.
+	TLS TLS `yaml:"tls"`
 	// Roles has the groups whose members have a role. A viewer finds sessions and sees what their records say; an auditor does so, too,
 	// and hands evidence out; an admin erases; both of these see who read what, and the settings. An approver sees what
 	// waits for a yes; which of it he decides is said by the groups of gateway.approvals, as for all who decide.

@@ -465,9 +465,10 @@ func TestReadmeApproval(t *testing.T) {
 	}
 	p := newPlace(t)
 	p.start("--no-samples")
-	if said := p.out.String(); !strings.Contains(said, " approve --gateway "+p.vars["GATEWAY_URL"]+" --key-file ") || !strings.Contains(said, `-d '`+body[2]+`'`) {
-		t.Errorf("the demo says something else:\n%s", said)
-	}
+	await(t, "the demo says the same", func() bool { // what it says comes through a pipe
+		said := p.out.String()
+		return strings.Contains(said, " approve --gateway "+p.vars["GATEWAY_URL"]+" --key-file ") && strings.Contains(said, `-d '`+body[2]+`'`)
+	})
 	rules, _, _ := strings.Cut(section, "\n\nBeside the running demo")
 	_, rules, _ = strings.Cut(rules, "`demo/rules.yaml`:\n\n")
 	file, err := os.ReadFile(filepath.Join(p.data, rulesFile))

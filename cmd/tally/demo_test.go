@@ -19,9 +19,10 @@ func TestDemoConsole(t *testing.T) {
 	p := newPlace(t)
 	p.start()
 	at := p.vars["CONSOLE_URL"]
-	if said := p.out.String(); at == "" || !strings.Contains(said, "Open "+at+"/") || !strings.Contains(said, "Anybody on this machine is let in") {
-		t.Fatalf("the demo says %s", said)
-	}
+	await(t, "the demo says where it is", func() bool { // through a pipe
+		said := p.out.String()
+		return at != "" && strings.Contains(said, "Open "+at+"/") && strings.Contains(said, "Anybody on this machine is let in")
+	})
 	jar, _ := cookiejar.New(nil)
 	c := &http.Client{Jar: jar, Timeout: time.Minute}
 	do := func(method, path string, form url.Values, lines ...string) (int, string) {

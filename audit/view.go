@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tallystick/tallystick/tlog"
@@ -89,7 +90,13 @@ func (d *Desk) Feed(ctx context.Context, who Asker, detail string, from uint64, 
 			if err != nil {
 				return feedError(ctx, err)
 			}
-			d.open(ctx, batch)
+			begun := time.Now()
+			for pause := feedEvery; d.open(ctx, batch) && time.Since(begun) < feedPatience; pause = min(2*pause, 5*time.Second) {
+				select {
+				case <-time.After(pause):
+				case <-ctx.Done():
+				}
+			}
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -106,8 +113,10 @@ func (d *Desk) Feed(ctx context.Context, who Asker, detail string, from uint64, 
 	}
 }
 
-// feedEvery is how often a feed looks whether the log has grown.
-const feedEvery = 100 * time.Millisecond
+const (
+	feedEvery    = 100 * time.Millisecond // between two looks whether the log has grown
+	feedPatience = time.Minute            // for records that cannot be read for now: what is passed over once never comes again
+)
 
 // feedError is nil where a feed was ended.
 func feedError(ctx context.Context, err error) error {
@@ -117,19 +126,34 @@ func feedError(ctx context.Context, err error) error {
 	return err
 }
 
-// open reads the records of a batch, several at a time.
-func (d *Desk) open(ctx context.Context, batch []Seen) {
+// open reads the records of a batch that were not read yet, several at a time. It says whether any of them may be read later: what keeps
+// payloads, or what opens keys, failed.
+func (d *Desk) open(ctx context.Context, batch []Seen) (again bool) {
 	var wg sync.WaitGroup
+	var failed atomic.Bool
 	n := min(runtime.GOMAXPROCS(0), len(batch))
 	for i := range n {
 		wg.Go(func() {
+			later := false
+			hear := func(b []byte, err error) ([]byte, error) {
+				later = err != nil && !errors.Is(err, tlog.ErrNotFound) && !errors.Is(err, ErrNotHere)
+				return b, err
+			}
 			for at := i; at < len(batch) && ctx.Err() == nil; at += n {
 				s := &batch[at]
-				if s.Entry.PayloadSize > 0 {
-					s.Record, s.Missing = d.record(ctx, s.Entry)
+				if s.Entry.PayloadSize == 0 || s.Record != nil || errors.Is(s.Missing, tlog.ErrNotFound) || errors.Is(s.Missing, ErrNotHere) {
+					continue
+				}
+				later = false
+				s.Record, s.Missing = d.coder.Read(ctx, &s.Entry,
+					func(ctx context.Context, sum tlog.Hash) ([]byte, error) { return hear(d.log.Payload(ctx, sum)) },
+					func(ctx context.Context, id string) ([]byte, error) { return hear(d.keys.Open(ctx, id)) })
+				if later {
+					failed.Store(true)
 				}
 			}
 		})
 	}
 	wg.Wait()
+	return failed.Load()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -331,6 +332,47 @@ func TestTrail(t *testing.T) {
 	for _, most := range []int{0, -1, 1001} {
 		if _, _, err := w.desk.Trail(t.Context(), somebody, 0, most); !errors.Is(err, errRequest) {
 			t.Errorf("%d readings: %v", most, err)
+		}
+	}
+}
+
+// slowKeys are keys that for a while are not opened.
+type slowKeys struct {
+	Keys
+	fails atomic.Int32
+}
+
+func (k *slowKeys) Open(ctx context.Context, id string) ([]byte, error) {
+	if k.fails.Add(-1) >= 0 {
+		return nil, errors.New("the vault is sealed")
+	}
+	return k.Keys.Open(ctx, id)
+}
+
+// What cannot be read for a moment is not passed over: nobody would ever look for it again.
+func TestFeedWaits(t *testing.T) {
+	w := newWorld(t)
+	for range 3 {
+		w.session(record.NewID(time.Now()))
+	}
+	size := w.published()
+	keys := &slowKeys{Keys: w.desk.keys}
+	keys.fails.Store(9)
+	w.desk.keys = keys
+	enough := errors.New("enough")
+	var all []Seen
+	err := w.desk.Feed(t.Context(), somebody, "a test", 0, func(_ context.Context, batch []Seen) error {
+		if all = append(all, batch...); uint64(len(all)) >= size {
+			return enough
+		}
+		return nil
+	})
+	if err != enough {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		if s.Missing != nil || s.Record == nil && s.Entry.PayloadSize > 0 {
+			t.Errorf("entry %d, %s: %d fields, %v", s.Index, s.Entry.Kind, len(s.Record), s.Missing)
 		}
 	}
 }

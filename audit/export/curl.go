@@ -33,7 +33,11 @@ func (c *cargo) curl() ([]byte, error) {
 	if s.Request.Stream {
 		arg("--no-buffer")
 	}
-	arg("--url", `"${BASE:-`+s.base()+`}"`+quote(s.path()))
+	base := nowhere // a host that a caller named is not where anybody shows a key
+	if s.routed() {
+		base = s.base()
+	}
+	arg("--url", `"${BASE:-`+base+`}"`+quote(s.path()))
 	left := 0
 	for _, h := range s.Request.Headers {
 		switch word := credential(h.Name); {

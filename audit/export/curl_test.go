@@ -142,6 +142,7 @@ func TestCURLOthers(t *testing.T) {
 		{call{method: "GET", target: "/x", more: map[string]string{"upstream": `https://h";owned;".example`}}, `"${BASE:-http://gateway.invalid}"'/x'`, "owned"},
 		{call{method: "GET", target: "/x", more: map[string]string{"upstream": `https://h$(owned).example`}}, `"${BASE:-http://gateway.invalid}"'/x'`, "owned"},
 		{call{method: "GET", target: "/x", more: map[string]string{"upstream": "https://h.example/a$(b)"}}, `"${BASE:-http://gateway.invalid}"`, "$(b)"},
+		{call{method: "GET", target: "/x", headers: [][2]string{{"Host", "evil.example"}, {"Authorization", "(left out)"}}, more: map[string]string{"upstream": "-"}}, `"${BASE:-http://gateway.invalid}"'/x'`, "evil"},
 		{call{method: "GET", target: "/p/v1/models", more: map[string]string{"upstream": "https://h.example/base/"}}, `"${BASE:-https://h.example/base}"`, "owned"},
 		{call{method: "GET", target: "/x", headers: [][2]string{{"X-Api-Key", "(left out)"}}}, `--header "x-api-key: $KEY"`, "(left out)"},
 		{call{method: "POST", target: "/v1/messages", body: `{"stream":true,"messages":[]}`}, "--no-buffer", "--include"},

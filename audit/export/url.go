@@ -12,6 +12,12 @@ import (
 // nowhere is the base of a call that no route took, and that does not say at which host it was made.
 const nowhere = "http://gateway.invalid"
 
+// routed says whether it is on record to which base URL a call went, or would have gone.
+func (s *session) routed() bool {
+	u, err := url.Parse(s.Upstream)
+	return err == nil && u.Host != ""
+}
+
 // base returns where a call went: the base URL of the model's API, as it is on record. Of one that no route took, the host at which
 // it was made. Only what cannot mean anything to a shell or a browser but itself is in it.
 func (s *session) base() string {

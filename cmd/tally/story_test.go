@@ -148,9 +148,7 @@ func TestRolledBack(t *testing.T) {
 			anchored := readTree(t, filepath.Join(p.state, "tallystick", "anchor"))
 
 			p.start("--no-samples")
-			if !strings.Contains(p.out.String(), "QUARANTINE") {
-				t.Errorf("nothing is said of quarantine:\n%s", p.out)
-			}
+			await(t, "quarantine is spoken of", func() bool { return strings.Contains(p.out.String(), "QUARANTINE") })
 			_, _, err := p.chat(http.DefaultClient, "one more", false)
 			if err == nil || !strings.Contains(err.Error(), "record_unavailable") {
 				t.Errorf("a call in quarantine: %v", err)

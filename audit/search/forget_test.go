@@ -311,6 +311,45 @@ func TestIsMadeAgain(t *testing.T) {
 	}
 }
 
+// An index that is not wanted any more goes with its key, and what is not known to be its key stays.
+func TestRemove(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		stay bool
+		harm func(w *world, dir string)
+	}{
+		{"whole", false, func(*world, string) {}},
+		{"its key gone", false, func(w *world, _ string) { w.keys.Erase(t.Context(), "key-1") }},
+		{"damaged", true, func(w *world, dir string) { flip(t, filepath.Join(dir, fileName), 17) }},
+		{"another's key named", true, func(w *world, dir string) {
+			w.keys.New(t.Context())
+			os.WriteFile(filepath.Join(dir, KeyFile), []byte("key-2\n"), 0o600)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, false)
+			someCall(rand.New(rand.NewPCG(1, 1)), time.Now()).record(t, w.testLog)
+			w.caughtUp(t)
+			w.stop()
+			dir := w.ix.c.Dir
+			c.harm(w, dir)
+			for range 2 { // there is none any more, which is no error
+				if err := Remove(t.Context(), w.ix.c); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				t.Errorf("there is still %v, %v", left, err)
+			}
+			w.keys.mu.Lock()
+			defer w.keys.mu.Unlock()
+			if there := w.keys.keys["key-1"] != nil; there != c.stay || w.keys.n > 1 && w.keys.keys["key-2"] == nil {
+				t.Errorf("of its key is there: %v, and in all %d", there, len(w.keys.keys))
+			}
+		})
+	}
+}
+
 // flip changes one bit of a file.
 func flip(t *testing.T, path string, at int64) {
 	t.Helper()

@@ -115,15 +115,8 @@ func newStore(ctx context.Context, c *Config, former string) (*store, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("search: %w", err)
 	}
-	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
-		if err := os.Remove(filepath.Join(c.Dir, fileName+suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("search: %w", err)
-		}
-	}
-	if former != "" {
-		if err := c.Keys.Erase(ctx, former); err != nil && !errors.Is(err, tlog.ErrNotFound) && !errors.Is(err, audit.ErrNotHere) {
-			return nil, fmt.Errorf("search: the key of the former index: %w", err)
-		}
+	if err := c.clear(ctx, former); err != nil {
+		return nil, err
 	}
 	name, key, err := c.Keys.New(ctx)
 	if err != nil {
@@ -147,6 +140,46 @@ func newStore(ctx context.Context, c *Config, former string) (*store, error) {
 		return nil, errors.Join(fmt.Errorf("search: %w", err), s.close())
 	}
 	return s, nil
+}
+
+// clear removes the files and destroys the key that they opened with, if there is one.
+func (c *Config) clear(ctx context.Context, former string) error {
+	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
+		if err := os.Remove(filepath.Join(c.Dir, fileName+suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("search: %w", err)
+		}
+	}
+	if former != "" {
+		if err := c.Keys.Erase(ctx, former); err != nil && !errors.Is(err, tlog.ErrNotFound) && !errors.Is(err, audit.ErrNotHere) {
+			return fmt.Errorf("search: the key of the former index: %w", err)
+		}
+	}
+	return nil
+}
+
+// Remove destroys an index that was begun, with its key. Where nobody follows the log any more it would keep the words of what is erased
+// from then on. That there is none is no error.
+func Remove(ctx context.Context, c Config) error {
+	name, err := readKeyName(c.Dir)
+	if err != nil || name == "" {
+		return err
+	}
+	former := ""
+	s, err := c.openUnder(ctx, name)
+	if err != nil && !useless(err) {
+		return fmt.Errorf("search: %w", err)
+	}
+	if s != nil {
+		former = name
+		s.close()
+	}
+	if err := c.clear(ctx, former); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(c.Dir, KeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("search: %w", err)
+	}
+	return nil
 }
 
 func readKeyName(dir string) (string, error) {

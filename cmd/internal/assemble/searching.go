@@ -22,11 +22,16 @@ type searching struct {
 	index *search.Index // nil for none, or where it was not opened
 }
 
-// open opens the index if it is not open; where none was begun, one is, if begin says so.
+// open opens the index if it is not open; where none was begun, one is, if begin says so. Where there is to be none it destroys the one that
+// lies in the usual place.
 func (s *searching) open(c *config.Config, keys search.Keys, log *slog.Logger, begin bool) (err error) {
 	dir := c.SearchDir()
-	if dir == "" || s.index != nil {
+	if s.index != nil || !c.HasGateway() {
 		return nil
+	}
+	if dir == "" {
+		// It would keep the words of what is erased from now on.
+		return search.Remove(context.Background(), search.Config{Dir: c.UsualSearchDir(), Keys: keys, Log: log})
 	}
 	if _, err := os.Stat(filepath.Join(dir, search.KeyFile)); !begin && errors.Is(err, fs.ErrNotExist) {
 		return nil

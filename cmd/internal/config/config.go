@@ -77,7 +77,7 @@ type Config struct {
 	// DataKeys is where the keys of records are kept, outside the log.
 	DataKeys DataKeys `yaml:"data_keys"`
 	// Search is the directory of the index in which sessions are found; by default search, beside the log. It can be deleted, and is
-	// made again. With off there is none, and nobody can search.
+	// made again. With off there is none, and nobody can search: one in the usual place is destroyed; delete one that is elsewhere.
 	Search string `yaml:"search"`
 	// Retention says how long records are kept and when they are erased, which is done every RetainEvery, by default 24h.
 	Retention   []RetentionRule `yaml:"retention"`
@@ -620,10 +620,13 @@ func (c *Config) SearchDir() string {
 	case c.Search == searchOff || !c.HasGateway():
 		return ""
 	case c.Search == "":
-		return filepath.Join(c.Dir(), "search")
+		return c.UsualSearchDir()
 	}
 	return c.Search
 }
+
+// UsualSearchDir returns where the index is if nobody says where.
+func (c *Config) UsualSearchDir() string { return filepath.Join(c.Dir(), "search") }
 
 // LogDir returns the directory of a local log.
 func (c *Config) LogDir() string { return strings.TrimPrefix(c.Log, "local:") }

@@ -311,6 +311,40 @@ func TestIsMadeAgain(t *testing.T) {
 	}
 }
 
+// Entries that a hostile writer copied, so that sessions begin twice or end twice, keep no others out and change nothing.
+func TestCopiedEntries(t *testing.T) {
+	w := newWorld(t, false)
+	at := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	r := rand.New(rand.NewPCG(7, 7))
+	for i := range 50 {
+		someCall(r, at.Add(time.Duration(i)*time.Second)).record(t, w.testLog)
+	}
+	w.caughtUp(t)
+	before := w.find(t, "", 50)
+	for range 2 { // of those that are in the index, and of those that come in one go
+		for _, s := range slices.Clone(w.seen) {
+			w.add(t, s.Entry, s.Record)
+		}
+		w.caughtUp(t)
+		if got := w.find(t, "", 50); !slices.Equal(got, before) {
+			t.Fatalf("%d sessions are found, of %d", len(got), len(before))
+		}
+		if err := w.ix.Rebuild(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.caughtUp(t)
+		if got := w.find(t, "", 50); !slices.Equal(got, before) {
+			t.Fatalf("made again, %d sessions are found, of %d", len(got), len(before))
+		}
+	}
+	last := someCall(r, at.Add(time.Hour))
+	last.record(t, w.testLog)
+	w.caughtUp(t)
+	if got := w.find(t, "session:"+last.id.String(), 50); len(got) != 1 {
+		t.Error("what came behind is not found")
+	}
+}
+
 // An index that is not wanted any more goes with its key, and what is not known to be its key stays.
 func TestRemove(t *testing.T) {
 	for _, c := range []struct {

@@ -60,6 +60,17 @@ func (g *group) see(s *audit.Seen) error {
 		if s.Missing != nil {
 			return nil // it was erased, or nobody here can read it
 		}
+		// One that has begun does not begin again, whoever wrote so; and of one that is gone nothing comes in that was on its way.
+		known := g.of[id] != nil
+		if !known {
+			const there = "SELECT EXISTS(SELECT 1 FROM gone WHERE session = ?1) OR EXISTS(SELECT 1 FROM open WHERE session = ?1) OR EXISTS(SELECT 1 FROM ended WHERE session = ?1)"
+			if err := g.tx.QueryRowContext(g.ctx, there, id[:]).Scan(&known); err != nil {
+				return err
+			}
+		}
+		if known {
+			return nil
+		}
 		g.of[id] = &session{Session: verify.Session{ID: id}, high: g.high}
 	case record.Approval, record.Response:
 		if g.of[id] == nil {
@@ -107,14 +118,8 @@ func (g *group) write() error {
 		}
 	}
 	var all []*session
-	for id, s := range g.of {
-		var gone bool
-		if err := g.tx.QueryRowContext(g.ctx, "SELECT EXISTS(SELECT 1 FROM gone WHERE session = ?)", id[:]).Scan(&gone); err != nil {
-			return err
-		}
-		if !gone {
-			all = append(all, s)
-		}
+	for _, s := range g.of {
+		all = append(all, s)
 	}
 	// In order: words are written to the disk whenever an id is smaller than the one before.
 	slices.SortFunc(all, func(a, b *session) int { return cmp.Compare(a.id(), b.id()) })

@@ -548,6 +548,18 @@ func TestBrowserAgrees(t *testing.T) {
 		"by one for two":   func(_ map[uint64]*record.Entry, was story) { was.field(9, record.FieldActor).Value = []byte("bob") },
 		"of nobody":        func(_ map[uint64]*record.Entry, was story) { was.field(10, record.FieldCaller).Value = nil },
 		"for another call": func(_ map[uint64]*record.Entry, was story) { was.field(10, record.FieldBody).Value = []byte("{}") },
+		"for a call in other bytes": func(_ map[uint64]*record.Entry, was story) { // which, a character for each byte, are the same text
+			was.field(4, record.FieldBody).Value, was.field(10, record.FieldBody).Value = []byte("é"), []byte("\xe9")
+		},
+		"by the caller's mail, dotted": func(_ map[uint64]*record.Entry, was story) {
+			was.field(14, record.FieldEmail).Value, was.field(16, record.FieldActorEmail).Value = []byte("İ@example.com"), []byte("i@example.com")
+		},
+		"by the caller's mail in Greek": func(_ map[uint64]*record.Entry, was story) {
+			was.field(14, record.FieldEmail).Value, was.field(16, record.FieldActorEmail).Value = []byte("ΑΣ@example.com"), []byte("ασ@example.com")
+		},
+		"by the caller's mail, no text": func(_ map[uint64]*record.Entry, was story) {
+			was.field(14, record.FieldEmail).Value, was.field(16, record.FieldActorEmail).Value = []byte("É\x01"), []byte("é\x01")
+		},
 		"of another session": func(_ map[uint64]*record.Entry, was story) {
 			was.field(11, record.FieldApproval).Value = []byte(record.ID{1}.String())
 		},

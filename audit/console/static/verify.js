@@ -972,11 +972,14 @@ function backwards(entries) {
 // How a call can end of which nothing went to the model.
 const UNSENT = ["denied", "waiting", "resumed", "client_gone", "limit", "internal", "interrupted"];
 
-/** What is shown of a field: { value, known }. Known is whether it is shown, or all is and it is not there; then value is undefined. */
+/**
+ * What is shown of a field: { value, bytes, known }. Known is whether it is shown, or all is and it is not there; then value and bytes are
+ * undefined. The value is to be read: of bytes that are no text it may look like that of others.
+ */
 function shown(e, name) {
   if (!e) return { known: false };
   const f = e.fields.find((f) => f.name === name);
-  if (f) return { value: f.text ?? binary(f.value), known: true };
+  if (f) return { value: f.text ?? decode(f.value) ?? binary(f.value), bytes: f.value, known: true };
   return { known: e.fields.length > 0 && e.fields.every((f) => !f.withheld) };
 }
 
@@ -1060,6 +1063,12 @@ function step(d, e, yeses) {
   return null;
 }
 
+/** Whether bytes are the same, or neither are there. */
+const same = (a, b) => a === b || (a?.length === b?.length && a.every((x, i) => x === b[i]));
+
+/** A text in small letters, each by itself as Go has it: in a browser a sigma looks at its neighbours, and a dotted I becomes two. */
+const small = (text) => text?.replace(/[^\x00-\x7f]|[A-Z]/gu, (c) => String.fromCodePoint(c.toLowerCase().codePointAt(0)));
+
 /** When a call was sent, by the record of its response: { at } in nanoseconds, null where it is not shown, or was not sent. */
 function sentAt(end) {
   const { value } = shown(end, "times");
@@ -1095,14 +1104,14 @@ function given(d, sent) {
     if (name.known && !name.value) return { wrong: `${x.subject} does not say whose call it is` };
     open ||= !name.known || !mail.known;
     if (name.value) names.add(name.value);
-    if (mail.value) mails.add(mail.value.toLowerCase());
+    if (mail.value) mails.add(small(mail.value));
   }
   const need = shown(a.question, "need");
   open ||= !need.known;
   if (need.known && !/^[1-9][0-9]{0,8}$/.test(need.value ?? "")) return { wrong: `the question, ${a.question.subject}, asks for ${quote(need.value ?? "")} people` };
   const who = [];
   for (const x of a.answers) {
-    const name = shown(x, "actor"), mail = shown(x, "actor.email"), address = mail.value?.toLowerCase();
+    const name = shown(x, "actor"), mail = shown(x, "actor.email"), address = small(mail.value);
     if (name.known && !name.value) return { wrong: `${x.subject} does not say whose answer it is` };
     if (names.has(name.value) || (address && mails.has(address))) {
       return { wrong: `${x.subject} is an answer by the caller, or by one who said yes before: ${quote(name.value ?? address)}` };
@@ -1118,7 +1127,7 @@ function given(d, sent) {
     for (const name of ["caller", "route", "method", "target", "body"]) {
       const x = shown(a.request, name), y = shown(d.request, name);
       if (!x.known || !y.known) open = true;
-      else if (x.value !== y.value) return { wrong: `what was approved has another ${name} than what was sent` };
+      else if (!same(x.bytes, y.bytes)) return { wrong: `what was approved has another ${name} than what was sent` };
     }
   }
   const of = shown(d.use, "approval").value;

@@ -560,6 +560,12 @@ func TestBrowserAgrees(t *testing.T) {
 		"by the caller's mail, no text": func(_ map[uint64]*record.Entry, was story) {
 			was.field(14, record.FieldEmail).Value, was.field(16, record.FieldActorEmail).Value = []byte("É\x01"), []byte("é\x01")
 		},
+		"sent at 24 o'clock": func(_ map[uint64]*record.Entry, was story) {
+			was.field(13, record.FieldTimes).Value = []byte(`{"sent":"2026-11-02T24:00:00Z"}`)
+		},
+		"sent on the 31st of November": func(_ map[uint64]*record.Entry, was story) {
+			was.field(13, record.FieldTimes).Value = []byte(`{"sent":"2026-11-31T09:30:02Z"}`)
+		},
 		"of another session": func(_ map[uint64]*record.Entry, was story) {
 			was.field(11, record.FieldApproval).Value = []byte(record.ID{1}.String())
 		},

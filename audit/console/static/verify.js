@@ -1090,7 +1090,7 @@ function sentAt(end) {
 /** Nanoseconds since 1970 of an RFC 3339 time; null where it is none. */
 function rfc3339(text) {
   const m = /^([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]+))?(Z|[+-][0-9]{2}:[0-9]{2})$/.exec(text);
-  const ms = m ? Date.parse(m[1] + m[3]) : NaN;
+  const ms = m && entryTime(`${m[1]}.000000Z`) !== null ? Date.parse(m[1] + m[3]) : NaN; // there is such a day, and such an hour
   return Number.isNaN(ms) ? null : BigInt(ms) * 1_000_000n + BigInt((m[2] ?? "").slice(0, 9).padEnd(9, "0"));
 }
 

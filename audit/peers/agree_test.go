@@ -895,13 +895,30 @@ func TestBrowserDoesNotGuess(t *testing.T) {
 	// A time of nothing is none, however well it is signed.
 	never := sign(t, "never.example/w", time.Unix(0, 0))
 	zero := write(t, retell(t, day, func([]*verify.Entry, []*record.Entry) {}, never))
-	agree(t, []matter{
+	matters := []matter{}
+	// When a call was sent, said twice, or by a name that is another one for some.
+	for _, times := range []string{`{"sent":"soon","sent":"2026-11-02T23:30:02Z"}`, `{"sent":"soon","s\u0065nt":"2026-11-02T23:30:02Z"}`, `{"ſent":"2026-11-02T01:30:02Z"}`, `{"Sent" : "2026-11-02T01:30:02Z"}`,
+		"{\":\":\"\",\n\":sent\":\":\",\"sent\":\"soon\",\"sent\":\"2026-11-02T23:30:02Z\"}",
+	} {
+		_, approvals, _, alone := load(t)
+		b := retell(t, approvals, func(entries []*verify.Entry, _ []*record.Entry) {
+			for _, e := range entries {
+				for _, f := range e.Fields {
+					if e.Index == 13 && f.Shown.Name == record.FieldTimes {
+						f.Shown.Value = []byte(times)
+					}
+				}
+			}
+		})
+		matters = append(matters, matter{name: times, bundle: write(t, b), policy: alone, open: []string{string(verify.ApprovalGiven)}})
+	}
+	agree(t, append(matters, []matter{
 		{name: "with another", bundle: both, policy: of, open: open},
 		{name: "never", bundle: zero, policy: "log " + logKey + "\nwitness never " + never.VerifierKey() + "\nquorum never\n", claim: verify.CheckpointCosigned},
 		{name: "asked for", bundle: good, policy: policy + "quorum pq\n", open: open},
 		{name: "not asked for", bundle: good, policy: policy + "quorum none\n", open: open},
 		{name: "of another tree", bundle: write(t, b), policy: policy + "quorum none\n", open: open},
-	})
+	}...))
 }
 
 // The vectors of entries are read, and refused, as the format's description has it.

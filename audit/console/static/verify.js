@@ -1080,9 +1080,11 @@ function sentAt(end) {
     times = undefined;
   }
   if (times === null || typeof times !== "object" || Array.isArray(times)) return { wrong: `the times of ${end.subject} cannot be read` };
-  const names = Object.keys(times).filter((name) => name.toLowerCase() === "sent");
+  // As they stand there: an object has of two members of one name the last alone. Some readers fold a long s as well.
+  const words = value.match(/"(?:[^"\\]|\\.)*"|:/gs) ?? [];
+  const names = words.filter((w, i) => w !== ":" && words[i + 1] === ":").map((w) => JSON.parse(w)).filter((name) => name.toUpperCase() === "SENT");
   if (names.length === 0) return { at: null };
-  if (names.length > 1 || names[0] !== "sent") return { unclear: `the times of ${end.subject} say in an unclear way when it was sent` };
+  if (names.length > 1 || names[0] !== "sent" || !Object.hasOwn(times, "sent")) return { unclear: `the times of ${end.subject} say in an unclear way when it was sent` };
   const at = typeof times.sent === "string" ? rfc3339(times.sent) : null;
   return at === null ? { wrong: `the times of ${end.subject} cannot be read` } : { at };
 }

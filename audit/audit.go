@@ -149,7 +149,8 @@ func (d *Desk) Export(ctx context.Context, who Asker, sessions ...record.ID) ([]
 }
 
 // Bundle is Export for the sake of another act: what is handed out is the same, and what is on record is what is done with it,
-// and the detail in words, if there is one. It is for acts that begin with a bundle: Export to Certify, Play, Mock and Compare.
+// and the detail in words, if there is one. It is for acts that begin with a bundle: Export to Certify, Play, Mock and Compare. To
+// Play, which viewers may, sealed originals are withheld.
 func (d *Desk) Bundle(ctx context.Context, who Asker, act Act, detail string, sessions ...record.ID) ([]byte, error) {
 	if len(sessions) == 0 {
 		return nil, errors.New("audit: no session is named")
@@ -164,7 +165,7 @@ func (d *Desk) Bundle(ctx context.Context, who Asker, act Act, detail string, se
 			return nil, err
 		}
 	}
-	return d.bundle(ctx, who, act, sessions, func(uint64, string) bool { return true })
+	return d.bundle(ctx, who, act, sessions, func(_ uint64, name string) bool { return act != Play || masked(name) })
 }
 
 // bundle makes a bundle of sessions whose reading is on record, and shows of each entry, by its index, the fields that show

@@ -87,6 +87,42 @@ func TestUnseal(t *testing.T) {
 			t.Errorf("%q: %q, %v", x.field, got, err)
 		}
 	}
+	// Who only looks, or plays an answer back, is not given what is unsealed on record; an auditor's evidence is whole.
+	const files = "age-encryption.org/v1"
+	seen, err := w.desk.View(t.Context(), Asker{Name: "vic", Reason: "a complaint", Roles: Viewer}, both, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := 0
+	for _, e := range seen.Entries {
+		for _, f := range e.Fields {
+			if f.Shown != nil {
+				if shown++; bytes.Contains(f.Shown.Value, []byte(files)) || strings.HasPrefix(f.Shown.Name, record.FieldOriginal) {
+					t.Errorf("a viewer is shown %s", f.Shown.Name)
+				}
+			}
+		}
+	}
+	if shown != 4 {
+		t.Errorf("a viewer is shown %d fields, of 4", shown)
+	}
+	for act, want := range map[Act]int{Play: 0, Export: 2} {
+		raw, err := w.desk.Bundle(t.Context(), somebody, act, "", both)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := 0
+		for _, e := range w.holds(raw).Sessions[0].Entries {
+			for _, f := range e.Fields {
+				if f.Shown != nil && bytes.HasPrefix(f.Shown.Value, []byte(files)) {
+					got++
+				}
+			}
+		}
+		if got != want {
+			t.Errorf("to %s %d originals are shown, of %d", act, got, want)
+		}
+	}
 	if got, want := w.readings(one)[:4], []string{
 		"ann; a complaint; unseal; response.original.body", "ann; a complaint; unseal; response.original.body", "ann; a complaint; unseal; response.original.body",
 		"ann; a complaint; unseal, in vain; request.body",

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,8 +17,8 @@ import (
 )
 
 // View shows one session as it is now, ended or not: its entries, with all fields of those whose records can be read, in the form
-// of a bundle's but without proofs. An entry whose record was erased has no fields, and the erasures follow. That it was viewed is
-// on record first; detail says in words what of it, where that is not all.
+// of a bundle's but without proofs. An entry whose record was erased has no fields, and the erasures follow. Sealed originals are
+// withheld: those leave by Unseal. That it was viewed is on record first; detail says in words what of it, where that is not all.
 func (d *Desk) View(ctx context.Context, who Asker, id record.ID, detail string) (verify.Session, error) {
 	s := verify.Session{ID: id}
 	if err := d.admit(ctx, who, View, id, detail); err != nil {
@@ -32,7 +33,7 @@ func (d *Desk) View(ctx context.Context, who Asker, id record.ID, detail string)
 		if err != nil && !errors.Is(err, tlog.ErrNotFound) {
 			return s, fmt.Errorf("entry %d: %w", f.Index, err)
 		}
-		s.Entries = append(s.Entries, verify.Entry{Index: f.Index, Bytes: f.Bytes, Fields: verify.Fields(r, func(string) bool { return true })})
+		s.Entries = append(s.Entries, verify.Entry{Index: f.Index, Bytes: f.Bytes, Fields: verify.Fields(r, masked)})
 	}
 	return s, nil
 }
@@ -51,6 +52,9 @@ func ParseView(raw []byte) (verify.Session, error) {
 	}
 	return b.Sessions[0], nil
 }
+
+// masked says whether a field is not a sealed original: those are for who may Unseal, and that is on record as what it is.
+func masked(name string) bool { return !strings.HasPrefix(name, record.FieldOriginal) }
 
 // A Seen is one entry of the log with the record behind it, as it is fed to what is derived from records.
 type Seen struct {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -312,6 +313,7 @@ func TestTrail(t *testing.T) {
 			break
 		}
 	}
+	all = slices.DeleteFunc(all, func(r Reading) bool { return r.What == Trail.String() }) // as far as that is published already
 	if len(all) < 152 || pages < 3 {
 		t.Fatalf("%d readings on %d pages", len(all), pages)
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -385,6 +386,7 @@ func TestReason(t *testing.T) {
 	}
 	w.publish()
 	all, _, err := w.desk.Trail(t.Context(), audit.Asker{Name: "test", Reason: "a test", Roles: audit.Admin}, 0, 10)
+	all = slices.DeleteFunc(all, func(r audit.Reading) bool { return r.Actor == "test" }) // its own, if that is published already
 	if err != nil || len(all) != 1 || all[0].Actor != "ann" || all[0].Reason != "Case 4711: “refund”" || all[0].Session != id || all[0].What != "view" {
 		t.Errorf("on record: %+v, %v", all, err)
 	}

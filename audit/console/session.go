@@ -1,6 +1,7 @@
 package console
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -396,9 +397,13 @@ func (p *sessionPage) chain(s verify.Session) {
 			n[k]++
 			l.Name += "-" + strconv.Itoa(n[k])
 		}
+		sealed := slices.ContainsFunc(e.Fields, func(f verify.Field) bool { return f.Shown == nil })
 		for _, f := range e.Fields {
 			if f.Shown == nil {
-				continue
+				continue // the original of a field that is masked, whose name is withheld as well
+			}
+			if sealed && bytes.Contains(f.Shown.Value, []byte("⟦")) {
+				p.Sealed = append(p.Sealed, l.Name+"."+f.Shown.Name)
 			}
 			one := fieldName{Full: l.Name + "." + f.Shown.Name, Name: f.Shown.Name, Bytes: len(f.Shown.Value), Where: partAt(s.ID, e.Index, f.Shown.Name, 1)}
 			l.Fields = append(l.Fields, one)
@@ -408,9 +413,6 @@ func (p *sessionPage) chain(s verify.Session) {
 				p.AskBody = partAt(s.ID, e.Index, f.Shown.Name, 2)
 			case f.Shown.Name == record.FieldBody && (entry.Kind == record.Response || entry.Kind == record.Refused):
 				p.AnsBody = partAt(s.ID, e.Index, f.Shown.Name, 2)
-			}
-			if len(f.Shown.Name) > len(record.FieldOriginal) && f.Shown.Name[:len(record.FieldOriginal)] == record.FieldOriginal {
-				p.Sealed = append(p.Sealed, l.Name+"."+f.Shown.Name[len(record.FieldOriginal):])
 			}
 		}
 		p.Chain = append(p.Chain, l)

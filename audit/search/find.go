@@ -20,7 +20,8 @@ const (
 	// stretch is how many entries of the log a slow search goes through before anybody looks at the clock: first, and then more or
 	// fewer, by how long that took.
 	stretch = 1 << 16
-	// patience is how long a search goes on that has not filled its page: after it, another stretch is not begun.
+	// patience is how long a search goes on that has not filled its page: after it, another stretch is not begun, nor one that would
+	// end, if it took as long as the one before, after half as much again.
 	patience = 600 * time.Millisecond
 )
 
@@ -75,7 +76,8 @@ func (s *store) find(ctx context.Context, want audit.Wanted, after string, most 
 			p.Next = strconv.FormatUint(p.Hits[most-1].Entries[0], 10)
 			break
 		}
-		if top = low - 1; top >= pl.from && time.Since(begun) > patience {
+		// A stretch without a hit can be read to the index's end, and the next one would be again.
+		if top = low - 1; top >= pl.from && (time.Since(begun) > patience || time.Since(begun)+time.Since(at) > patience*3/2) {
 			p.Short, p.Next = true, strconv.FormatInt(low, 10)
 			break
 		}

@@ -125,8 +125,11 @@ func (c Search) million(ctx context.Context, out io.Writer, dir string) error {
 			bytes += st.Size()
 		}
 	}
-	n := float64(size-from) / 2
-	fmt.Fprintf(out, "index of %d sessions: %.0f inserted a second, %d MB, %d bytes a session\n", c.Sessions, n/took.Seconds(), bytes>>20, bytes/int64(c.Sessions))
+	how := "as it was kept"
+	if n := float64(size-from) / 2; n > 0 {
+		how = fmt.Sprintf("%.0f inserted a second", n/took.Seconds())
+	}
+	fmt.Fprintf(out, "index of %d sessions: %s, %d MB, %d bytes a session\n", c.Sessions, how, bytes>>20, bytes/int64(c.Sessions))
 
 	for _, kind := range []struct {
 		name  string

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -20,29 +19,22 @@ const (
 var _ audit.Counter = (*Index)(nil)
 
 // Count counts sessions; see [audit.Counter]. Those that cannot be counted in time are the oldest, and it says so.
-func (ix *Index) Count(ctx context.Context, from, to time.Time, spans int) (*audit.Stats, error) {
-	ix.life.RLock()
-	s := ix.s
-	all, err := s.count(ctx, from, to, spans, countTime)
-	ix.life.RUnlock()
-	if useless(err) {
-		err = errors.Join(fmt.Errorf("the index was damaged, and is made again; look again in a while: %w", err), ix.drop(context.WithoutCancel(ctx), s, err))
-	}
+func (ix *Index) Count(ctx context.Context, from, to time.Time, spans int) (all *audit.Stats, err error) {
+	err = ix.read(ctx, "look", func(s *store) error {
+		all, err = s.count(ctx, from, to, spans, countTime)
+		return err
+	})
 	return all, err
 }
 
 func (s *store) count(ctx context.Context, from, to time.Time, spans int, patience time.Duration) (*audit.Stats, error) {
 	begun := time.Now()
 	all := audit.NewStats(from, to, spans)
-	tx, err := s.r.BeginTx(ctx, &sql.TxOptions{ReadOnly: true}) // all of it sees the same index
+	tx, next, err := s.look(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer tx.Rollback()
-	var next int64
-	if err := tx.QueryRowContext(ctx, "SELECT value FROM meta WHERE name = 'next'").Scan(&next); err != nil {
-		return nil, err
-	}
 	all.Indexed = uint64(next)
 	if _, _, err := add(ctx, tx, all, "SELECT id, high, hit FROM open WHERE id < ? ORDER BY id DESC LIMIT ?", math.MaxInt64, math.MaxInt64); err != nil {
 		return nil, err

@@ -26,29 +26,46 @@ const (
 )
 
 // Find returns the newest sessions of which all terms hold; see [audit.Index].
-func (ix *Index) Find(ctx context.Context, want audit.Wanted, after string, most int) (audit.Page, error) {
+func (ix *Index) Find(ctx context.Context, want audit.Wanted, after string, most int) (p audit.Page, err error) {
+	err = ix.read(ctx, "search", func(s *store) error {
+		p, err = s.find(ctx, want, after, most, patience)
+		return err
+	})
+	return p, err
+}
+
+// read reads the store of now. One that turns out to be damaged is made again; verb is what its reader does once more then.
+func (ix *Index) read(ctx context.Context, verb string, do func(*store) error) error {
 	ix.life.RLock()
 	s := ix.s
-	p, err := s.find(ctx, want, after, most, patience)
+	err := do(s)
 	ix.life.RUnlock()
 	if useless(err) {
-		err = errors.Join(fmt.Errorf("the index was damaged, and is made again; search again in a while: %w", err), ix.drop(context.WithoutCancel(ctx), s, err))
+		err = errors.Join(fmt.Errorf("the index was damaged, and is made again; %s again in a while: %w", verb, err), ix.drop(context.WithoutCancel(ctx), s, err))
 	}
-	return p, err
+	return err
+}
+
+// look begins a reading, all of which sees the same index: one of the entries before next. Roll it back when it is done.
+func (s *store) look(ctx context.Context) (tx *sql.Tx, next int64, err error) {
+	if tx, err = s.r.BeginTx(ctx, &sql.TxOptions{ReadOnly: true}); err != nil {
+		return nil, 0, err
+	}
+	if err := tx.QueryRowContext(ctx, "SELECT value FROM meta WHERE name = 'next'").Scan(&next); err != nil {
+		tx.Rollback()
+		return nil, 0, err
+	}
+	return tx, next, nil
 }
 
 func (s *store) find(ctx context.Context, want audit.Wanted, after string, most int, patience time.Duration) (p audit.Page, err error) {
 	begun := time.Now()
 	p.Hits = []audit.Hit{}
-	tx, err := s.r.BeginTx(ctx, &sql.TxOptions{ReadOnly: true}) // all of it sees the same index
+	tx, next, err := s.look(ctx)
 	if err != nil {
 		return p, err
 	}
 	defer tx.Rollback()
-	var next int64
-	if err := tx.QueryRowContext(ctx, "SELECT value FROM meta WHERE name = 'next'").Scan(&next); err != nil {
-		return p, err
-	}
 	p.Indexed = uint64(next)
 	pl, err := newPlan(ctx, tx, want, next)
 	if err != nil {

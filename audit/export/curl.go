@@ -7,6 +7,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/tallystick/tallystick/audit/transcript"
 )
 
 // mostArgument is the longest body that is an argument of the command, in bytes. One argument has at most 128 KiB on Linux.
@@ -53,7 +55,7 @@ func (c *cargo) curl() ([]byte, error) {
 		}
 	}
 	for _, name := range []string{"Accept", "User-Agent", "Content-Type"} {
-		if header(s.Request.Headers, name) == "" { // curl would add its own
+		if transcript.HeaderOf(s.Request.Headers, name) == "" { // curl would add its own
 			arg("--header", quote(name+":"))
 		}
 	}

@@ -206,13 +206,3 @@ func (s *session) end() string {
 	}
 	return "open"
 }
-
-// header returns the value of the first header of that name.
-func header(hs []transcript.Header, name string) string {
-	for _, h := range hs {
-		if strings.EqualFold(h.Name, name) {
-			return h.Value
-		}
-	}
-	return ""
-}

@@ -144,7 +144,7 @@ func (c *cargo) harEntry(s *session) harEntry {
 		},
 		Response: harResponse{
 			Status: s.Answer.Status, StatusText: http.StatusText(s.Answer.Status), HTTPVersion: "HTTP/1.1", Cookies: []harPair{}, Headers: pairs(s.Answer.Headers),
-			RedirectURL: header(s.Answer.Headers, "Location"), HeadersSize: -1, BodySize: len(s.Answer.Body), Error: s.Answer.Error,
+			RedirectURL: transcript.HeaderOf(s.Answer.Headers, "Location"), HeadersSize: -1, BodySize: len(s.Answer.Body), Error: s.Answer.Error,
 		},
 		SSE: s.Answer.Stream, Timings: s.harTimings(),
 		Of: harOf{
@@ -157,11 +157,11 @@ func (c *cargo) harEntry(s *session) harEntry {
 	}
 	e.Time = e.Timings.Blocked + e.Timings.Send + e.Timings.Wait + e.Timings.Receive
 	if len(s.Request.Body) > 0 {
-		p := &harPost{MimeType: header(s.Request.Headers, "Content-Type")}
+		p := &harPost{MimeType: transcript.HeaderOf(s.Request.Headers, "Content-Type")}
 		p.Text, p.Encoding = asText(s.Request.Body)
 		e.Request.PostData = p
 	}
-	e.Response.Content = harContent{Size: len(s.Answer.Body), MimeType: mediaType(header(s.Answer.Headers, "Content-Type"))}
+	e.Response.Content = harContent{Size: len(s.Answer.Body), MimeType: mediaType(transcript.HeaderOf(s.Answer.Headers, "Content-Type"))}
 	e.Response.Content.Text, e.Response.Content.Encoding = asText(s.Answer.Body)
 	for _, ev := range s.Events {
 		at := -1.0

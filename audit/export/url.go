@@ -23,7 +23,7 @@ func (s *session) routed() bool {
 func (s *session) base() string {
 	u, err := url.Parse(s.Upstream)
 	if err != nil || u.Host == "" {
-		u = &url.URL{Scheme: "http", Host: header(s.Request.Headers, "Host")}
+		u = &url.URL{Scheme: "http", Host: transcript.HeaderOf(s.Request.Headers, "Host")}
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.ContainsFunc(u.Host, func(r rune) bool { return !plain(r, ".-:[]") }) {
 		return nowhere

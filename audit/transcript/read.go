@@ -238,7 +238,7 @@ func (r *reader) answered(f fields) {
 	}
 	f.json(record.FieldTimes, &t.Times)
 	t.Findings = append(t.Findings, f.findings("answer")...)
-	kind, _, _ := mime.ParseMediaType(headerOf(t.Answer.Headers, "Content-Type"))
+	kind, _, _ := mime.ParseMediaType(HeaderOf(t.Answer.Headers, "Content-Type"))
 	t.Answer.Stream = kind == "text/event-stream"
 	if table := f.bytes(record.FieldEvents); table != nil {
 		var err error
@@ -275,8 +275,8 @@ func (r *reader) approval(e *record.Entry, f fields) {
 	}
 }
 
-// headerOf returns the first header of that name, in any case.
-func headerOf(headers []Header, name string) string {
+// HeaderOf returns the value of the first header of that name, in any case; "" for none.
+func HeaderOf(headers []Header, name string) string {
 	for _, h := range headers {
 		if strings.EqualFold(h.Name, name) {
 			return h.Value
@@ -287,7 +287,7 @@ func headerOf(headers []Header, name string) string {
 
 // readable returns a body if it is to be read for what it means. what is whose it is.
 func (r *reader) readable(body Bytes, headers []Header, what string) []byte {
-	if coding := headerOf(headers, "Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") && len(body) > 0 {
+	if coding := HeaderOf(headers, "Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") && len(body) > 0 {
 		r.note("the body of the %s is packed (%.20s) and is shown as it is", what, coding)
 		return nil
 	}

@@ -20,7 +20,7 @@ func shapeOf(t *Transcript, body value) Shape {
 		}
 	}
 	if body.get("messages").kind() == '[' && body.get("model").kind() == '"' {
-		if headerOf(t.Request.Headers, "Anthropic-Version") != "" {
+		if HeaderOf(t.Request.Headers, "Anthropic-Version") != "" {
 			return Messages
 		}
 		return Chat

@@ -125,11 +125,11 @@ func (w *words) json(b []byte) {
 
 // body adds the words of a body of no known shape.
 func (w *words) body(b Bytes, headers []Header) {
-	if headerOf(headers, "Content-Encoding") != "" {
+	if HeaderOf(headers, "Content-Encoding") != "" {
 		return
 	}
 	b = b[:min(len(b), mostBody)]
-	kind, _, _ := mime.ParseMediaType(headerOf(headers, "Content-Type"))
+	kind, _, _ := mime.ParseMediaType(HeaderOf(headers, "Content-Type"))
 	switch k := valueOf(b).kind(); {
 	case k == '{' || k == '[':
 		w.json(b)
